@@ -35,14 +35,22 @@ def _values() -> dict[str, Any]:
     return values
 
 
-MUTABLE: dict[str, tuple[Any, float]] = {
-    "list of 100,000 numbers": (list(range(100_000)), 2.0),
+MUTABLE: dict[str, tuple[Any, float, Callable[[Any], Any]]] = {
+    "list of 100,000 numbers": (list(range(100_000)), 2.0, list.copy),
     "list of 100,000 small dictionaries": (
         [{"id": number, "name": "x", "score": 0.5} for number in range(100_000)],
         25.0,
+        lambda rows: [row.copy() for row in rows],
     ),
 }
-"""Values of which each taker has its own, and the milliseconds that a hop may take."""
+"""Values of which each taker has its own, the milliseconds that a hop may take, and a bare copy."""
+
+
+async def _copied(value: Any, copy: Callable[[Any], Any]) -> None:
+    """What no engine does without: a copy at each hop. All are there until the run is over."""
+    held = [value]
+    for _ in range(HOPS):
+        held.append(copy(held[-1]))
 
 
 def _engine(hops: int = HOPS, **options: Any) -> ExecutionEngine:
@@ -68,12 +76,14 @@ async def run(options: Options) -> list[Check]:
     ways: dict[str, Callable[[], Awaitable[None]]] = {"None": partial(_run, isolated, None)}
     immutable = _values()
     ways |= {name: partial(_run, isolated, value) for name, value in immutable.items()}
-    for name, (value, _) in MUTABLE.items():
+    for name, (value, _, _) in MUTABLE.items():
         ways[f"{name}, shared"] = partial(_run, shared, value)
     ways["None, once"] = partial(_run, once, None)
     ways[f"{TUPLE}, once"] = partial(_run, once, immutable[TUPLE])
     taken = await interleaved(ways, 4 * rounds, time.process_time)
-    ways = {name: partial(_run, isolated, value) for name, (value, _) in MUTABLE.items()}
+    ways = {name: partial(_run, isolated, value) for name, (value, _, _) in MUTABLE.items()}
+    for name, (value, _, copy) in MUTABLE.items():
+        ways[f"{name}, copied"] = partial(_copied, value, copy)
     taken |= await interleaved(ways, rounds, time.process_time)
     best = {name: min(seconds) for name, seconds in taken.items()}
     look = best[f"{TUPLE}, once"] - best["None, once"]
@@ -84,8 +94,9 @@ async def run(options: Options) -> list[Check]:
         for name in (*immutable, *(f"{name}, shared" for name in MUTABLE))
     ]
     checks.append(Check(f"{TUPLE}, looked at", look * 1000, 2.0, "ms a run more than None"))
-    for name, (_, most) in MUTABLE.items():
-        per_hop = (best[name] - none) / HOPS * 1000
-        checks.append(Check(name, per_hop, most, "ms a hop more than None"))
+    for name, (_, most, _) in MUTABLE.items():
+        per_hop, bare = (best[name] - none) / HOPS * 1000, best[f"{name}, copied"] / HOPS * 1000
+        what = f"{name}; copied and freed without an engine, {bare:.2f} ms"
+        checks.append(Check(what, per_hop, most, "ms a hop more than None"))
     print_checks("Values in one process", checks)
     return checks

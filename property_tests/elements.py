@@ -246,7 +246,11 @@ def depth_of(value: Any) -> int:
 
 @dataclass
 class Sequential:
-    """A plain sequential evaluation. ``elements``: by mapped node and path."""
+    """A plain sequential evaluation. ``elements``: by mapped node and path.
+
+    ``takes``: the nodes that each node or element depends on, with the path that leads to what it
+    takes of their lists; an empty one if it takes all.
+    """
 
     graph: Graph
     whole: dict[str, Outcome] = field(default_factory=dict)
@@ -256,6 +260,7 @@ class Sequential:
     calls: Counter[str] = field(default_factory=Counter)
     cut: dict[str, set[Path]] = field(default_factory=dict)  # where a generator has failed
     items: dict[str, dict[Path, Any]] = field(default_factory=dict)  # of generators
+    takes: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)  # by element
 
     def __post_init__(self) -> None:
         self.shapes = Shapes(self.graph.lists)
@@ -272,12 +277,18 @@ class Sequential:
                 taken = [self._taken(k, node) for k in node.keys]
                 after = [self._taken(k, node) for k in node.after]
                 self.whole[node.name] = self._outcome(node, node.name, taken, after)
+            self.takes[node.name] = [(name_of(key), ()) for key in (*node.keys, *node.after)]
         return self
 
     def sizes(self, name: str) -> list[int]:
         """How many axes of the node are in each level of its lists."""
         shape = self.shapes.keys[name]
         return [len([axis for axis in level if axis in shape.own]) for level in shape.levels]
+
+    def depth(self, name: str) -> int:
+        """How many positions lead to what a node yields one by one."""
+        gives_items = any(node.name == name and node.generator for node in self.graph.nodes)
+        return len(self.shapes.keys[name].own) + gives_items
 
     def _taken(self, key: str, node: Node) -> Outcome:
         """A key as a node takes it whole. An ``"ended"`` one is given what there is of a list."""
@@ -290,7 +301,7 @@ class Sequential:
 
     def _failures(self, key: str, within: Path) -> Outcome:
         """The failures of a node within a path, in order."""
-        name = key.removesuffix(".failures")
+        name = name_of(key)
         depth = len(within)
         found = [path for path in self.failed.get(name, ()) if path[:depth] == within]
         return Outcome("completed", [(name, index_of(path[depth:])) for path in sorted(found)])
@@ -352,6 +363,10 @@ class Sequential:
             after = [self._taken(key, node) for key in node.after]
             outcome = self._outcome(node, named(node.name, path), taken, after)
             self.elements[node.name][path] = outcome
+            self.takes[named(node.name, path)] = [
+                *((name_of(key), self._path(key, place, node)) for key in node.keys),
+                *((key, ()) for key in node.after),
+            ]
             return
         # All lists that are at this place have to be there, also those that are read within others.
         parts = [part for axis in axes[len(path) :] for part in leaves_of(axis)]
@@ -402,13 +417,17 @@ class Sequential:
     def _element(self, key: str, place: Place, node: Node) -> Outcome:
         if key not in node.mapped:
             return self._taken(key, node)
-        shape = self.shapes.of(key)
-        axes = [axis for level in shape.first(key, node.mapped[key]) for axis in level]
+        path, own = self._path(key, place, node), self.shapes.of(key).own
         if key in self.shapes.failures:
-            return self._failures(key, tuple(place[axis] for axis in axes))
-        if len(axes) >= len(shape.own):
-            return self._value(key, place, len(axes) - len(shape.own))
-        return self._part(key, tuple(place[axis] for axis in axes), node)
+            return self._failures(key, path)
+        if len(path) >= len(own):
+            return self._value(key, place, len(path) - len(own))
+        return self._part(key, path, node)
+
+    def _path(self, key: str, place: Place, node: Node) -> Path:
+        """What leads to that part of a key's lists which a node takes at a place."""
+        levels = self.shapes.of(key).first(key, node.mapped.get(key, 0))
+        return tuple(place[axis] for level in levels for axis in level)
 
     def _part(self, key: str, path: Path, node: Node) -> Outcome:
         """What a mapped node has given within a path, as lists."""
@@ -465,6 +484,11 @@ class Sequential:
 def index_of(path: Path) -> Any:
     """The place of an element as users see it; ``None`` for a node as a whole."""
     return (path[0] if len(path) == 1 else path) if path else None
+
+
+def name_of(key: str) -> str:
+    """The node that gives a key, or whose failures the key has."""
+    return key.removesuffix(".failures")
 
 
 def named(name: str, path: Path) -> str:

@@ -16,6 +16,7 @@ from property_tests.elements import (
     Graph,
     Node,
     Outcome,
+    Path,
     Sequential,
     Stage,
     graphs,
@@ -57,6 +58,7 @@ class Seen:
         self.given_as = given_as
         self.values: dict[str, Any] = {}
         self.items: dict[str, dict[Index, Any]] = {}
+        self.order: dict[str, dict[Path | None, int]] = {}  # by node: when its pairs came
         self.error: RunError | None = None
 
     async def read(
@@ -112,6 +114,15 @@ class Seen:
         else:
             assert name not in self.values
             self.values[name] = value
+        pairs = self.order.setdefault(name, {})
+        pairs[path_of(value)] = sum(map(len, self.order.values()))
+
+
+def path_of(value: Any) -> Path | None:
+    """The path of an element; ``None`` for the pair of a node as a whole."""
+    if not isinstance(value, Item):
+        return None
+    return value.index if isinstance(value.index, tuple) else (value.index,)
 
 
 async def with_values_read(value: Any) -> Any:
@@ -183,6 +194,7 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
     check_values(seen, expected, on_error, items)
     if not (on_error == "raise" and has_failures):
         check_items(seen, expected, on_error, items)
+    check_order(seen, expected, items)
     check_limits(seen, limit)
 
 
@@ -228,6 +240,22 @@ def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Item
         }
         kept |= uneven_of(name, expected, on_error)
         assert {index: same(value) for index, value in given.items()} == kept
+
+
+def check_order(seen: Seen, expected: Sequential, items: Items) -> None:
+    """A pair comes behind all pairs of what its node depends on, or its element."""
+    for name, pairs in seen.order.items():
+        own = len(expected.shapes.keys[name].own)
+        for path, number in pairs.items():
+            element = named(name, path[:own]) if path is not None and own else name
+            # One that stands for a list that never came to be was made of nothing else.
+            for other, at in expected.takes.get(element, ()):
+                place = at[: expected.depth(other)]
+                for where, earlier in seen.order.get(other, {}).items():
+                    if where is None and place and items:  # it is of its elements that this is made
+                        continue
+                    if where is None or where[: len(place)] == place:
+                        assert earlier < number, (element, path, other, where)
 
 
 def uneven_of(name: str, expected: Sequential, on_error: OnError) -> dict[Index, Any]:
@@ -284,6 +312,7 @@ def test_a_resumed_run_gives_the_same_and_runs_nothing_that_was_finished(
             second.take(name, value)
         check_values(second, expected, "collect", items=True)
         check_items(second, expected, "collect", items=True)
+        check_order(second, expected, items=True)
         total = sum(
             count for (name, _), count in second.stage.calls.items() if name in expected.elements
         )

@@ -20,6 +20,7 @@ from property_tests.test_elements import (
     GivenAs,
     Seen,
     check_items,
+    check_order,
     check_values,
     made_of_failures,
 )
@@ -74,11 +75,13 @@ def test_a_run_is_resumed_from_any_part_of_its_log(
         if replay:
             check_values(second, expected, "collect", items)
             check_items(second, expected, "collect", items)
+        check_order(second, expected, items)
         check_nothing_ran_again(second, expected, done, again)
         # What one session has passed over is there for the next one.
         await session(third, journal, items=True, resumes=True)
         check_values(third, expected, "collect", items=True)
         check_items(third, expected, "collect", items=True)
+        check_order(third, expected, items=True)
         all_done = {name for name, count in expected.calls.items() if count} - failed(expected)
         check_nothing_ran_again(third, expected, all_done, again)
 

@@ -41,6 +41,14 @@ def was_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+async def end(tasks: Iterable[asyncio.Future[Any]], grace: float) -> None:
+    """Cancel tasks, and wait ``grace`` seconds at the most for them to end."""
+    tasks = tuple(tasks)
+    for task in tasks:
+        task.cancel()
+    await until_ended(tasks, grace)
+
+
 async def until_ended(tasks: Iterable[asyncio.Future[Any]], grace: float) -> None:
     """Wait ``grace`` seconds at the most for cancelled tasks to end; name those that do not."""
     waited_for = set(tasks)

@@ -59,7 +59,7 @@ from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.engine.run import Run
-from taskiq_flow.engine.run_handle import RunHandle
+from taskiq_flow.engine.run_handle import Progress, RunHandle
 from taskiq_flow.engine.run_in_progress import RunInProgress
 from taskiq_flow.engine.run_spec import Items, NodeOptions, OnError, RunSettings
 from taskiq_flow.engine.started import started
@@ -156,6 +156,7 @@ class ExecutionEngine:
         type_check: TypeCheck = "warn",
         tags: Iterable[str] = (),
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
         check_broker(broker)
         check_graph(dag)
         check_choice("order", order, get_args(Order))
@@ -190,23 +191,10 @@ class ExecutionEngine:
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
         stored = StoredValues(serializer, classes, codec)
-        self._options = {
-            "broker": broker,
-            "dag": dag,
+        self._options = given | {
             "max_parallel": max_parallel,
-            "on_step_complete": on_step_complete,
-            "on_error": on_error,
             "listeners": settings.listeners,
-            "pass_by": pass_by,
-            "lost_after": lost_after,
-            "retry": retry,
-            "timeout": timeout,
-            "queue_timeout": queue_timeout,
-            "run_timeout": run_timeout,
             "journal": journal,
-            "values": values,
-            "order": order,
-            "type_check": type_check,
             "tags": settings.tags,
         }
         self._broker = broker
@@ -687,16 +675,16 @@ class ExecutionEngine:
         sources = beginning.sources()
         in_progress = RunInProgress(beginning.run_id, self._in_progress)
         plan = self._dag.plan().by_items
-        return RunHandle(
+        progress = Progress(
             in_progress,
-            self._pairs(beginning, in_progress),
             partial(store_result, self._dag),
             is_finite=all(isinstance(source.items, Sized) for source in sources.values()),
             yields_items=bool(beginning.items),
             has_generators=plan is not None and bool(plan.generators),
         )
+        return RunHandle(beginning.run_id, progress, self._pairs(beginning, in_progress))
 
-    async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
+    async def _next_reported(self, run: Run) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
         pair = run.take()
         if self._on_step_complete is not None and pair[0] != RUN_ENDED:

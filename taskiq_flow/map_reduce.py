@@ -65,6 +65,14 @@ class MapOptions(TypedDict, total=False):
     pass_by: PassBy
 
 
+class _JournaledMap(MapOptions, total=False):
+    """All that ``MapReduce.map`` takes by keyword alone."""
+
+    journal: Journal | str | os.PathLike[str] | None
+    run_id: str | None
+    resume: bool
+
+
 _OF_ENGINE = ("on_error", "listeners", "pass_by")
 
 
@@ -86,11 +94,7 @@ class MapReduce:
         items: Items,
         output: str = ...,
         max_parallel: int | None = ...,
-        *,
-        journal: Journal | str | os.PathLike[str] | None = ...,
-        run_id: str | None = ...,
-        resume: bool = ...,
-        **options: Unpack[MapOptions],
+        **options: Unpack[_JournaledMap],
     ) -> MapReduceResult[list[T]]: ...
     @overload
     @staticmethod
@@ -100,11 +104,7 @@ class MapReduce:
         items: Items,
         output: str = ...,
         max_parallel: int | None = ...,
-        *,
-        journal: Journal | str | os.PathLike[str] | None = ...,
-        run_id: str | None = ...,
-        resume: bool = ...,
-        **options: Unpack[MapOptions],
+        **options: Unpack[_JournaledMap],
     ) -> MapReduceResult[T]: ...
     @overload
     @staticmethod
@@ -114,11 +114,7 @@ class MapReduce:
         items: Items,
         output: str = ...,
         max_parallel: int | None = ...,
-        *,
-        journal: Journal | str | os.PathLike[str] | None = ...,
-        run_id: str | None = ...,
-        resume: bool = ...,
-        **options: Unpack[MapOptions],
+        **options: Unpack[_JournaledMap],
     ) -> MapReduceResult[T]: ...
     @staticmethod
     async def map(

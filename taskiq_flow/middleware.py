@@ -19,7 +19,7 @@ from taskiq import (
 
 from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
-from taskiq_flow.dataflow.options import Seconds, as_int, time_limit
+from taskiq_flow.dataflow.options import Seconds, time_limit, whole_number
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
@@ -384,7 +384,6 @@ class _OnDemand(Generic[S]):
 
 
 def _checked_number(name: str, value: object, least: int, unit: str) -> int:
-    number = as_int(value)
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+    if (number := whole_number(value, least)) is None:
         raise ValueError(f"{name} is {value!r}; give a number of {unit}, {least} or more")
     return number

@@ -73,6 +73,13 @@ async def test_an_idle_process_is_used_again() -> None:
     assert await functions.pid() == await functions.pid()
 
 
+async def test_an_array_keeps_its_byte_order() -> None:
+    np = pytest.importorskip("numpy")
+    for array in (np.arange(6, dtype=">i2").reshape(2, 3).T, np.arange(6, dtype=">f8")[::2]):
+        given = await functions.give(array)
+        assert (given.dtype, given.tolist()) == (array.dtype, array.tolist())
+
+
 async def test_a_function_is_given_without_a_decorator(tmp_path: Path) -> None:
     assert await in_process(plain.Holder.double)(4) == 8
     assert await in_process(plain._alone, limit=2)(str(tmp_path / "x")) != os.getpid()

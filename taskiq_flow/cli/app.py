@@ -113,6 +113,9 @@ Timeout = Annotated[
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", metavar="TAG", help="By which runs are found.")
 ]
+EventLines = Annotated[
+    bool, typer.Option("--json-lines", help="Write its events, one JSON object a line.")
+]
 JsonLines = Annotated[bool, typer.Option("--json-lines", help="Write JSON, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 AllowChanged = Annotated[
@@ -236,9 +239,7 @@ def show(
         typer.Option(metavar="FILE", help="Write its times for ui.perfetto.dev."),
     ] = None,
     journal: Journal = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Write its events, one JSON object a line.")
-    ] = False,
+    json_lines: EventLines = False,
 ) -> None:
     """Show a run: its nodes, and the errors of those that failed."""
     if sum((report, trace is not None, json_lines)) > 1:
@@ -257,9 +258,7 @@ def show(
 def watch(
     run: RunName,
     journal: Journal = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Write its events, one JSON object a line.")
-    ] = False,
+    json_lines: EventLines = False,
     quiet: Quiet = False,
 ) -> None:
     """Follow a run of any process, and exit with its code."""

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from taskiq_flow.cli.exits import Code, CommandError, code_of_run
 from taskiq_flow.cli.flows import Flow
-from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
+from taskiq_flow.cli.output import Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import EngineOptions, Signals
 from taskiq_flow.cli.timeline import report_lines
 from taskiq_flow.engine.run_spec import OnError
@@ -25,6 +25,7 @@ from taskiq_flow.journal import Journal, RunReader, RunSummary
 from taskiq_flow.journal.history import begun_with, was_begun_otherwise
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.terminal import STYLES
 from taskiq_flow.listeners.texts import (
     element_name,
     error_text,

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from pydantic_core import to_jsonable_python
@@ -18,17 +18,8 @@ from taskiq_flow.dataflow.render import encodable
 from taskiq_flow.drawing.theme import SIGNS
 from taskiq_flow.errors import describe
 from taskiq_flow.events import NodeFailure, NodeSkipped
+from taskiq_flow.listeners.terminal import STYLES
 from taskiq_flow.previews import one_line, preview, printable, shown_error
-
-STYLES: Mapping[str, str] = {
-    "completed": "green",
-    "failed": "bold red",
-    "interrupted": "bold red",
-    "cancelled": "yellow",
-    "running": "cyan",
-    "queued": "dim",
-    "skipped": "dim",
-}
 
 
 class OutputError(Exception):

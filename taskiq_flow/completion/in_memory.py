@@ -12,9 +12,7 @@ from asyncio import current_task
 from collections.abc import Callable
 from typing import Any
 
-from taskiq import (
-    InMemoryBroker,
-)
+from taskiq import InMemoryBroker
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.in_memory_hooks import Execution, InMemoryHooks

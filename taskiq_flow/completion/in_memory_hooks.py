@@ -10,16 +10,10 @@ import asyncio
 import contextlib
 import logging
 from asyncio import current_task
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskiq import (
-    InMemoryBroker,
-    NoResultError,
-    TaskiqMessage,
-    TaskiqMiddleware,
-    TaskiqResult,
-)
+from taskiq import InMemoryBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 
 from taskiq_flow.completion.protocol import InFlight
@@ -33,19 +27,13 @@ from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import isolated
 from taskiq_flow.values.references import refers
 
+if TYPE_CHECKING:
+    from taskiq_flow.completion.in_memory import InMemoryCompletions
+
 logger = logging.getLogger("taskiq_flow")
 
 RUN_LABEL = "taskiq_flow_run"
 """The label of a task that a run has sent: the run's id. Its message has no arguments."""
-
-
-class OfRun(Protocol):
-    """The completions of the run that has sent a task. ``here``: the name of this process."""
-
-    here: str
-
-    def drop(self, task_id: str) -> None:
-        """Stop watching for a task, which has ended or is not waited for any more."""
 
 
 class Execution:
@@ -66,7 +54,7 @@ class Execution:
         self,
         task_id: str,
         in_flight: InFlight,
-        completions: OfRun,
+        completions: InMemoryCompletions,
         *,
         tells_begin: bool,
         begins_at_once: bool,

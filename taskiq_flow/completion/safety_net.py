@@ -205,12 +205,8 @@ class SafetyNet:
                     continue
                 if newest is None:
                     watch.is_queued = now - watch.is_alive_at < watch.lost_after + OUTAGE_TIMEOUT
-                    continue
-                if watch.mark is None or newest < watch.mark:  # the queue was begun anew
-                    watch.mark = newest
-                watch.is_queued = taken < watch.mark
-                if not watch.is_queued:
-                    watch.left_at = now
+                else:
+                    watch.locate(newest, taken, now)
 
     @staticmethod
     def _is_lost(watch: Watch, now: float) -> bool:

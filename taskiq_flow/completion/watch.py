@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from taskiq_flow.completion.protocol import InFlight
@@ -16,65 +17,56 @@ class OuterTask(Protocol):
     is_waiting: bool
 
 
+@dataclass(slots=True, eq=False)
 class Watch:
-    """One task in flight, and when it last gave a sign of life."""
+    """One task in flight, and when it last gave a sign of life.
 
-    __slots__ = (
-        "arguments",
-        "asked_at",
-        "expected",
-        "heard_at",
-        "in_flight",
-        "is_alive_at",
-        "is_being_read",
-        "is_queued",
-        "is_taken",
-        "left_at",
-        "limit",
-        "lost_after",
-        "mark",
-        "number",
-        "queue",
-        "return_type",
-        "within",
-    )
+    ``expected``: the ids of its run's tasks in flight. ``limit``: bytes above which its result is
+    passed by reference. ``within``: the task whose run this one is of. ``arguments``: those of its
+    run in the broker's store. ``mark``: a position in the queue behind the task. ``left_at``: when
+    it was found that the task had left the queue.
+    """
 
-    def __init__(
-        self,
-        in_flight: InFlight,
-        expected: set[str],
-        return_type: Any,
-        queue: str | None,
-        *,
-        lost_after: float,
-        limit: int | None,
-        within: OuterTask | None,
-        arguments: StoredArguments | None = None,
-    ) -> None:
-        self.in_flight = in_flight
-        self.expected = expected  # the ids of its run's tasks in flight
-        self.return_type = return_type
-        self.queue = queue
-        self.lost_after = lost_after
-        self.limit = limit  # bytes above which its result is passed by reference
-        self.within = within  # the task whose run this one is of
-        self.arguments = arguments  # of its run
-        self.is_being_read = False  # its result, from the store
+    in_flight: InFlight
+    expected: set[str]
+    return_type: Any
+    queue: str | None
+    lost_after: float
+    limit: int | None
+    within: OuterTask | None
+    arguments: StoredArguments | None
+    is_being_read: bool = False  # its result, from the store
+    number: int = field(init=False)
+    asked_at: float = field(init=False)
+    heard_at: float = field(init=False)
+    is_alive_at: float = field(init=False)
+    is_taken: bool = field(init=False)  # by a worker, as far as notices tell
+    is_queued: bool = field(init=False)  # as far as is known
+    mark: Any = field(init=False)
+    left_at: float = field(init=False)
 
     def enqueue(self, number: int, now: float) -> None:
         """Note that the task was sent, after all tasks with a lower number."""
         self.number = number
         self.asked_at = now
         self.take(now)
-        self.is_taken = False  # by a worker, as far as notices tell
+        self.is_taken = False
 
     def take(self, now: float) -> None:
         """Note that a worker has the task. If it falls silent, the task may be queued again."""
         self.is_taken = True
         self.heard_at = self.is_alive_at = now
-        self.is_queued = False  # as far as is known
-        self.mark: Any = None  # a position in the queue behind the task
-        self.left_at = -math.inf  # when it was found that the task had left the queue
+        self.is_queued = False
+        self.mark = None
+        self.left_at = -math.inf
+
+    def locate(self, newest: Any, taken: Any, now: float) -> None:
+        """Note how far workers have ``taken`` the task's queue, which reaches up to ``newest``."""
+        if self.mark is None or newest < self.mark:  # the queue was begun anew
+            self.mark = newest
+        self.is_queued = taken < self.mark
+        if not self.is_queued:
+            self.left_at = now
 
     def is_unheard_since(self, moment: float) -> bool:
         """Whether no worker has reported the task since a moment, and it was sent before that.

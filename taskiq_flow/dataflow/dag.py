@@ -15,11 +15,7 @@ from taskiq_flow.dataflow.tasks import Task, identity
 from taskiq_flow.drawing.diagram import Diagram, RunState
 from taskiq_flow.drawing.layout import lay_out
 from taskiq_flow.drawing.svg import svg_of
-from taskiq_flow.errors import (
-    ConfigurationError,
-    GraphError,
-    MissingNodeError,
-)
+from taskiq_flow.errors import ConfigurationError, GraphError, MissingNodeError
 from taskiq_flow.events import GraphKind
 
 NodeRef = DAGNode | Task | str

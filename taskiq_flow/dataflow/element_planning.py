@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from taskiq_flow.dataflow.axes import (
-    Axis,
-    Levels,
-    Places,
-    count_alike,
-    joined,
-    keys_of,
-    lists_of,
-)
+from taskiq_flow.dataflow.axes import Axis, Levels, Places, count_alike, joined, keys_of, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.group_edges import Edges, GroupEdges
 from taskiq_flow.dataflow.items import ItemsNode, Opening

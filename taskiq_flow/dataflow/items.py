@@ -39,8 +39,6 @@ class Opening:
     __slots__ = ("generator", "task_name")
 
     index = None
-    map_over: tuple[str, ...] = ("",)
-    """Not empty, so that it counts as mapped: no task is sent for it."""
 
     def __init__(self, generator: DAGNode) -> None:
         self.generator = generator

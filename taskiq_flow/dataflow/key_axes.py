@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from taskiq_flow.dataflow.axes import (
-    Axis,
-    Levels,
-    Places,
-    index_of,
-    joined,
-    parts_of,
-    zip_of,
-)
+from taskiq_flow.dataflow.axes import Axis, Levels, Places, index_of, joined, parts_of, zip_of
 from taskiq_flow.dataflow.element_plan import Taken
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.errors import GraphError

@@ -227,26 +227,20 @@ class DAGNode:
         self._outputs = checked_outputs(self.task_name, output, outputs)
         self.given: Mapping[str, Any] = checked_given(self.task_name, given) or _NOTHING
         self._metadata = dict(metadata) if metadata else None
-        expected_seconds = in_seconds(
-            f"expected_seconds of node {self.task_name!r}", expected_seconds
-        )
-        if not (math.isfinite(expected_seconds) and expected_seconds >= 0):
-            raise ValueError(
-                f"expected_seconds of node {self.task_name!r} is {expected_seconds!r}; "
-                "give a number of seconds, zero or more"
-            )
-        self.expected_seconds = expected_seconds
-        check_join(self.task_name, join)
         of_node = f"of node {self.task_name!r}"
+        self.expected_seconds = in_seconds(f"expected_seconds {of_node}", expected_seconds)
+        if not (math.isfinite(self.expected_seconds) and self.expected_seconds >= 0):
+            raise ValueError(
+                f"expected_seconds {of_node} is {self.expected_seconds!r}; give a number of "
+                "seconds, zero or more"
+            )
+        check_join(self.task_name, join)
         self.retry = as_retry(f"retry {of_node}", retry)
         self.timeout = time_limit(f"timeout {of_node}", timeout)
         self.queue_timeout = time_limit(f"queue_timeout {of_node}", queue_timeout)
         self.cache = as_cache(f"cache {of_node}", cache)
-        self.fallback, self.join, self.when = (
-            checked_fallback(self.task_name, fallback),
-            join,
-            when,
-        )
+        self.fallback = checked_fallback(self.task_name, fallback)
+        self.join, self.when = join, when
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self.condition = None if when is None else Condition.of(self.task_name, when)

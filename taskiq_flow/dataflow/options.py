@@ -101,11 +101,11 @@ class Retry:
     on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attempts", as_int(self.attempts))
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, Integral):
             raise TypeError(f"attempts is {self.attempts!r}; give a whole number from 1 on")
-        if self.attempts < 1:
+        if (attempts := whole_number(self.attempts, 1)) is None:
             raise ValueError(f"attempts is {self.attempts}; give a whole number from 1 on")
+        object.__setattr__(self, "attempts", attempts)
         self._check_waits()
         if isinstance(self.on, str) or not isinstance(self.on, (type, Iterable)):
             raise TypeError(f"on is {self.on!r}; give classes of exceptions")
@@ -199,20 +199,23 @@ def time_limit(name: str, value: Any) -> float | None:
     return seconds
 
 
-def as_int(value: Any) -> Any:
-    """A whole number of another type, such as one of NumPy's, as an ``int``; else the value."""
+def whole_number(value: Any, least: int) -> int | None:
+    """A whole number of any type but ``bool``, such as one of NumPy's; ``None`` if it is none.
+
+    Also ``None`` if it is less than ``least``.
+    """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return int(value) if is_whole else value
+    return int(value) if is_whole and value >= least else None
 
 
 def most_parallel(name: str, value: Any) -> int | None:
     """How many may run at once; ``None`` for any number. Otherwise raises ``ValueError``."""
-    value = as_int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    number = whole_number(value, 1)
+    if value is not None and number is None:
         raise ValueError(
             f"{name} is {value!r}; give a whole number from 1 on, or None for no limit"
         )
-    return value
+    return number
 
 
 def mapped_keys(task_name: str, map_over: Any) -> tuple[dict[str, int], ...]:
@@ -247,25 +250,25 @@ def _keys_with_levels(of_node: str, given: Any) -> dict[str, int]:
     if len(set(keys)) != len(keys):
         raise ValueError(f"{of_node} repeats a key: {keys}")
     levels = dict(given) if isinstance(given, Mapping) else dict.fromkeys(keys, 1)
-    levels = {key: as_int(count) for key, count in levels.items()}
+    found: dict[str, int] = {}
     for key, count in levels.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if (number := whole_number(count, 1)) is None:
             raise ValueError(f"{of_node} has {key!r}: {count!r}; give a number of levels from 1 on")
-    return levels
+        found[key] = number
+    return found
 
 
 def as_retry(name: str, value: Any) -> Retry | None:
     """A retry; a whole number is taken as its ``attempts``. Raises ``TypeError``."""
     if value is None or isinstance(value, Retry):
         return value
-    value = as_int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
             f"{name} is {value!r}; give Retry(attempts=3), or a whole number of attempts"
         )
-    if value < 1:
+    if (attempts := whole_number(value, 1)) is None:
         raise ValueError(f"{name} is {value!r}; give a number of attempts from 1 on, or None")
-    return Retry(attempts=value)
+    return Retry(attempts=attempts)
 
 
 def as_cache(name: str, value: Any) -> Cache | None:

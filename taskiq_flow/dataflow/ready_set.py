@@ -70,7 +70,9 @@ class ReadySet(Generic[N]):
         self.unfinished = 0
         self._limit = limit
         self._state: dict[N, int] = {}
-        self._successors: Mapping[N, Iterable[N]] = {}  # of the graph that ``of_graph`` was given
+        # Of the graph that ``of_graph`` was given. Some may be no nodes of it, where only a part of
+        # the graph runs.
+        self._successors: Mapping[N, Iterable[N]] = {}
         self._added_successors: dict[N, list[N]] = {}  # by ``add``
         self._joins: dict[N, Join] = {}  # where it is not "all"
         self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended
@@ -80,7 +82,7 @@ class ReadySet(Generic[N]):
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
-        # Whether a node that waits only counts: no join rules, no failures and no gates so far.
+        # Whether a node that waits only counts: no failures, no gates and no "any" so far.
         self._only_counts = True
         self._added = 0
         self._running = 0
@@ -108,7 +110,7 @@ class ReadySet(Generic[N]):
         ready._no_tasks = no_tasks
         ready._successors = successors
         ready._joins = dict(joins)
-        ready._only_counts = not joins
+        ready._only_counts = "any" not in joins.values()
         ready._state = state = dict.fromkeys(nodes, READY)
         for node, dependencies in predecessors.items():
             if node in state:

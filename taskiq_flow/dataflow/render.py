@@ -32,6 +32,9 @@ _LONGEST_NAME = 48
 _MOST_RUNS = 30
 _SHORTEST_RANGE = 6
 _NEEDS_QUOTES = re.compile(r"[\s,?…'\"\\]|^$")
+_IN_ASCII = str.maketrans(
+    {"←": "<-", "×": "x", "⇉": "=>", "─": "-", "│": "|", "└": "`", "├": "|", "┬": "+", "…": "..."}
+)
 _MERMAID_SYNTAX = re.compile(r"[!-,/:-@\[-^`{-~]")
 
 
@@ -360,18 +363,5 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        signs = str.maketrans(
-            {
-                "←": "<-",
-                "×": "x",
-                "─": "-",
-                "├": "|",
-                "└": "`",
-                "┬": "+",
-                "│": "|",
-                "…": "...",
-                "⇉": "=>",
-            }
-        )
-        return text.translate(signs).encode(encoding, "backslashreplace").decode(encoding)
+        return text.translate(_IN_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     return text

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.node_arguments import check_named
-from taskiq_flow.dataflow.options import mapped_keys
+from taskiq_flow.dataflow.options import MapOver, mapped_keys
 from taskiq_flow.errors import GraphError
-
-if TYPE_CHECKING:
-    from taskiq_flow.dataflow.options import MapOver
 
 
 class Subgraph:

@@ -126,8 +126,7 @@ class Dispatcher:
         self._is_referring = holds_handles if refers else _is_handle
         self._kick = broker.kick if kick is None else kick
         self._begin = begin
-        self._addresses: dict[int, Address] = {}
-        self._addresses_by_value: dict[int, Address] = {}
+        self._addresses: tuple[dict[int, Address], dict[int, Address]] = ({}, {})
         own = (InMemoryHooks, FlowMiddleware)
         others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
@@ -149,7 +148,7 @@ class Dispatcher:
         ``by_value``: whether its result is passed by value in any case. Raises
         ``ConfigurationError`` if the broker cannot run the task.
         """
-        task, known = node.task, self._addresses_by_value if by_value else self._addresses
+        task, known = node.task, self._addresses[by_value]
         address = known.get(id(task))
         if address is None:
             injects = bool(task_info(task).parameters[1])

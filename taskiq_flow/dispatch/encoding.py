@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -13,10 +13,9 @@ from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.labels import prepare_label
 from taskiq.serializers import JSONSerializer
 
-from taskiq_flow.dataflow.binding import Binding
-from taskiq_flow.dataflow.tasks import Task
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.elements.element import Element
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.events import Index
 from taskiq_flow.processes.in_process import begins_at_once
 from taskiq_flow.values.call import with_each
 from taskiq_flow.values.handle import with_values, without_handles
@@ -26,34 +25,8 @@ from taskiq_flow.values.wire import Place, Wire
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
 
-class RunnableNode(Hashable, Protocol):
-    """What a run needs of a node."""
-
-    @property
-    def task(self) -> Task:
-        """What is sent to the broker."""
-
-    @property
-    def task_name(self) -> str:
-        """The node's name, unique within its run."""
-
-    @property
-    def index(self) -> Index | None:
-        """The place of an element among those of its node; ``None`` for a node that runs once."""
-
-    @property
-    def binding(self) -> Binding:
-        """How keys reach the task's parameters."""
-
-    @property
-    def outputs(self) -> list[str]:
-        """The output keys."""
-
-    def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Put what the task returned under the output keys; may raise ``OutputShapeError``."""
-
-    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the task's call."""
+RunnableNode = DAGNode | Element
+"""What a run starts: a node of its graph, or an element of a mapped one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from taskiq_flow.drawing.layout import (
     PlacedEdge,
 )
 from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element, width
-from taskiq_flow.drawing.theme import SIGNS, STATES, style_element
+from taskiq_flow.drawing.theme import SIGNS, STATES, svg_document
 from taskiq_flow.previews import one_line
 
 _MARGIN, _HEAD = 16, 28
@@ -71,21 +71,13 @@ def svg_of(layout: Layout, run: RunState | None = None) -> str:
     top = _MARGIN + _HEAD * bool(head)
     wide = max(layout.width, BOLD * width(head, LABEL_SIZE)) + 2 * _MARGIN
     height = layout.height + top + _MARGIN
-    size = f'viewBox="0 0 {wide:g} {height:g}" width="{wide:g}" height="{height:g}"'
-    style = 'style="max-width:100%;height:auto" role="img"'
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
-        title_element(_title(layout, run)),
-        style_element(_STYLE, _ROOT),
-        f'<rect class="paper" width="{wide:g}" height="{height:g}"/>',
-        *([text_element(_MARGIN, _MARGIN + 12, head, "name")] if head else []),
-        f'<g transform="translate({_MARGIN} {top})">',
-    ]
+    lines = [text_element(_MARGIN, _MARGIN + 12, head, "name")] if head else []
+    lines.append(f'<g transform="translate({_MARGIN} {top})">')
     for edge in layout.edges:
         lines += _edge(edge)
     for box in layout.boxes:
         lines += _input(box) if box.kind == "input" else _box(box, run)
-    return "\n".join([*lines, "</g>", "</svg>"]) + "\n"
+    return svg_document(_ROOT, _STYLE, _title(layout, run), (wide, height), [*lines, "</g>"])
 
 
 def _title(layout: Layout, run: RunState | None) -> str:

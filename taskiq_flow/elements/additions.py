@@ -51,7 +51,7 @@ class Additions:
                 elements.append((of, at))
                 continue
             outcome = taking.gathers.outcomes.around(at)
-            if outcome is ABSENT and of.is_dead:
+            if outcome is ABSENT and of.is_dead and self._ready.has_ended(of.plan.node):
                 outcome = self._ready.outcome(of.plan.node)
             if outcome is ABSENT:
                 pending.append(self._gathering(of, taking.gathers, at))

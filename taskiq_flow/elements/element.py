@@ -113,8 +113,5 @@ class Gathering:
 
     __slots__ = ("task_name",)
 
-    map_over: tuple[str, ...] = ("",)
-    """Not empty, so that it counts as mapped: no task is sent for it."""
-
     def __init__(self, task_name: str) -> None:
         self.task_name = task_name

@@ -88,6 +88,7 @@ class Elements:
         passed_over: Mapping[str, Collection[int]],
     ) -> None:
         self._generators = plan.generators
+        self._predecessors = plan.predecessors
         self._is_resumed = is_resumed
         self._ready = ready
         self._lists = lists
@@ -191,7 +192,7 @@ class Elements:
             elif type(node) is Element:  # as most are
                 return node
             elif node in self._mapped:
-                self._ready.suspend(node)
+                ready.suspend(node)
                 self._open(self._mapped[node])
             elif isinstance(node, Opening):
                 self.generator_items.wait_for_row(node)
@@ -218,7 +219,12 @@ class Elements:
             self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:
-        """Open a node whose outermost lists are there."""
+        """Open a node whose outermost lists are there. It ends if they never will be."""
+        makers = self._predecessors.get(mapped.plan.node, ())
+        outcome = min(map(self._ready.outcome, makers), default=COMPLETED)
+        if outcome < COMPLETED:
+            self.ends.never(mapped, outcome)
+            return
         mapped.is_open = True
         root = mapped.ancestors[0]
         if root.root is None and all(member.is_open for member in root.members):
@@ -362,6 +368,8 @@ class Elements:
             self._add_elements(group, path)
 
     def _add_elements(self, group: Group, path: Path) -> None:
+        if group.lists:
+            self.ends.order.begin(group, path)
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:

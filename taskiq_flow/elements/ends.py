@@ -11,6 +11,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.dataflow.rows import Zipped
 from taskiq_flow.elements.element import Element, Unreached
+from taskiq_flow.elements.end_order import EndOrder
 from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.values import ElementValues, sizes_after
@@ -31,6 +32,9 @@ class EndsListener(Protocol):
 
         ``is_cut``: further ones are, as a generator has failed whose items it maps over.
         """
+
+    def never(self, node: DAGNode, outcome: int) -> None:
+        """A node ends without elements, as its outermost lists have ended so."""
 
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""
@@ -87,6 +91,8 @@ class ElementEnds:
         self._ready = ready
         self._listener = listener
         self._lists_at = lists_at
+        self.order = EndOrder(groups, ready, lists_at or 0, self._go_on)
+        self._without: dict[tuple[Mapped, Path], int] = {}  # lists that will never be there
         self.gathered = 0
         """Mapped nodes whose elements have all ended."""
         self.is_stopped = False
@@ -115,6 +121,9 @@ class ElementEnds:
             if around.ended >= around.row.known:  # else others are left, also if it has an end
                 is_last = True
                 self.check(mapped, prefix)
+        if mapped.lists_behind and not prefix:
+            is_last = True
+            self.order.ended(mapped.plan.node, path)
         return is_last
 
     def check(self, mapped: Mapped, path: Path) -> None:
@@ -128,6 +137,8 @@ class ElementEnds:
             within.is_known = True
             self._listener.known(plan.node, path, length)
         if within.ended < length or self.is_stopped:
+            return
+        if len(path) == self.order.depth and self.order.has_to_wait(mapped, path):
             return
         row, is_cut = within.row, within.row.is_cut
         if isinstance(row, Zipped) and not (is_cut or row.is_even):
@@ -144,6 +155,7 @@ class ElementEnds:
         if uneven is not None:
             self._listener.uneven(plan.node, self._uneven_error(plan.node, uneven))
         self._listener.gathered(plan.node, is_whole=not has_failures, is_cut=is_cut)
+        self.order.ended(plan.node)
 
     def check_roots(self) -> None:
         """Check all groups of outermost lists, one of which may have ended."""
@@ -166,13 +178,10 @@ class ElementEnds:
             for _, row in cursor.row.rows:
                 row.left_by.add(group.number)
 
-    def never(self, node: DAGNode) -> None:
-        """A mapped node has ended without its outermost lists, and the ready set was told so."""
-        mapped, outcome = self._mapped[node], self._ready.outcome(node)
+    def never(self, mapped: Mapped, outcome: int) -> None:
+        """A node will have no elements, as its outermost lists have ended so."""
         mapped.is_dead = True
-        for gathers in mapped.gathers.values():
-            for path in list(gathers.pending):
-                self._settle(gathers, path, outcome)
+        self._end_without(mapped, (), outcome)
         for group in mapped.holders:
             if group is not None:
                 group.held.remove(mapped)
@@ -190,13 +199,31 @@ class ElementEnds:
             if mapped.is_dead:
                 continue
             mapped.outcomes.put(prefix, outcome)
-            within = [each for depth, each in mapped.gathers.items() if depth > len(prefix)]
+            self._end_without(mapped, prefix, outcome)
+
+    def _end_without(self, mapped: Mapped, at: Path, outcome: int) -> None:
+        """A node will have no list at a place: end what it has there, once, when it may end."""
+        if self.order.has_to_wait(mapped, at):
+            self._without[mapped, at] = outcome
+            return
+        within = [each for depth, each in mapped.gathers.items() if depth > len(at) or not at]
+        if at:
             for gathers in within:
-                gathers.outcomes.put(prefix, outcome)
-            self._listener.skip([Unreached(mapped.plan.node, prefix, self._values, outcome)])
-            for gathers in within:
-                for path in [at for at in gathers.pending if at[: len(prefix)] == prefix]:
-                    self._end_gathering(gathers, path, outcome)
+                gathers.outcomes.put(at, outcome)
+            self._listener.skip([Unreached(mapped.plan.node, at, self._values, outcome)])
+        else:
+            self._listener.never(mapped.plan.node, outcome)
+        for gathers in within:
+            for path in [path for path in gathers.pending if path[: len(at)] == at]:
+                self._end_gathering(gathers, path, outcome)
+
+    def _go_on(self, mapped: Mapped, at: Path) -> None:
+        """All has ended behind which a node's list at a place ends."""
+        outcome = self._without.pop((mapped, at), None)
+        if outcome is None:
+            self.check(mapped, at)
+        else:
+            self._end_without(mapped, at, outcome)
 
     def end_within(
         self,
@@ -212,6 +239,11 @@ class ElementEnds:
         if uneven is not None:
             element = Element(mapped.plan.node, path, self._values)
             self._listener.uneven_within(element, self._uneven_error(element, uneven))
+        if is_reached and is_cut and uneven is None:
+            self._listener.cut(Unreached(mapped.plan.node, path, self._values, FAILED))
+        if is_reached and uneven is None and len(path) == self._lists_at:
+            element = Element(mapped.plan.node, path, self._values)
+            self._listener.listed(element, is_whole=outcome != FAILED)
         if (gathers := mapped.gathers.get(len(path))) is not None:
             if is_reached:
                 joins, sizes = mapped.plan.node.flatten, sizes_after(mapped.plan.sizes, len(path))
@@ -220,11 +252,6 @@ class ElementEnds:
             if outcome == FAILED:
                 self._listener.gathered_within(element_name(mapped.plan.node.task_name, path))
             self._settle(gathers, path, outcome)
-        if is_reached and is_cut and uneven is None:
-            self._listener.cut(Unreached(mapped.plan.node, path, self._values, FAILED))
-        if is_reached and uneven is None and len(path) == self._lists_at:
-            element = Element(mapped.plan.node, path, self._values)
-            self._listener.listed(element, is_whole=outcome != FAILED)
         self.end(mapped, path, has_failures=outcome == FAILED)
 
     def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:

@@ -107,7 +107,8 @@ class Mapped:
     paths. ``failures``: by the length of the paths at which they are taken. ``keys``: that its
     elements give; ``opens``: the axes of lists that these are. ``ancestors``: the groups of its
     axes, from the outermost on; ``holders``: those of them that count it, and ``None`` for the
-    others.
+    others. ``is_dead``: whether its outermost lists will never be there. ``lists_behind``: of many
+    runs, the nodes whose lists end behind its elements or lists.
     """
 
     def __init__(self, plan: MappedNode, priority: float, items: ItemsNode | None) -> None:
@@ -139,6 +140,7 @@ class Mapped:
         self.holders: list[Group | None] = []
         self.is_open = False
         self.is_dead = False
+        self.lists_behind: list[Mapped] = []
 
     def link(self) -> None:
         """Find out for what its elements wait, of the keys that it takes."""
@@ -230,7 +232,8 @@ class Group:
     of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
     ``rows_within``: of those that are at places within these. ``failed``: the positions of an
     outermost list at which something has failed. ``passed_over``: those at which all has ended
-    before, and of which nobody needs anything.
+    before, and of which nobody needs anything. ``lists``: of many runs, the nodes that have a list
+    at each position, with how many others it ends behind.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -260,6 +263,7 @@ class Group:
         self.drops: list[Dropping] = []
         self.failed: set[Path] = set()
         self.passed_over: Collection[int] = ()
+        self.lists: list[tuple[Mapped, int]] = []
         self.cursors: dict[Path, Cursor] = {}
         self.root: Cursor | None = None
         self.let_in = 0

@@ -109,4 +109,4 @@ class Room:
         """Whether further positions may come: its lists have not ended, or are not there yet."""
         if group.root is not None:
             return group.root.row.length is None
-        return not all(self._ready.has_ended(member.plan.node) for member in group.tree)
+        return not all(mapped.is_dead for mapped in group.tree)

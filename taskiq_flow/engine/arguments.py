@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.options import Seconds, as_int, in_seconds
+from taskiq_flow.dataflow.options import Seconds, in_seconds, whole_number
 from taskiq_flow.dataflow.registry import DataflowRegistry
 from taskiq_flow.events import Listener
 from taskiq_flow.transport.notice import ALWAYS
@@ -154,8 +154,7 @@ def reference_above(pass_by: PassBy) -> int | None:
         return None
     if pass_by == "reference":
         return ALWAYS
-    limit = as_int(pass_by)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+    if (limit := whole_number(pass_by, 0)) is None:
         raise ValueError(
             f"pass_by is {pass_by!r}; give 'value', 'reference' or a number of bytes, 0 or more"
         )

@@ -86,11 +86,11 @@ class Beginnings:
         given = None if inputs is None else as_inputs(inputs)
 
         @cache
-        def planned() -> tuple[RunSpec[Any], LogWriter[Any] | None]:
+        def planned() -> tuple[RunSpec, LogWriter[Any] | None]:
             spec = self._planner.spec(given, wanted, items)
             return spec, self._runs.new_log(name, spec.inputs, wanted)
 
-        async def begin(listeners: Listeners) -> Run[Any]:
+        async def begin(listeners: Listeners) -> Run:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._resumer.resume(
@@ -98,7 +98,7 @@ class Beginnings:
                         name,
                         replay=replay,
                         passes_over=not replay and items == "only",
-                        wait=LEASE_WAIT,
+                        wait=LEASE_WAIT,  # it may have been killed: nobody else is to tell so
                         inputs=given,
                         outputs=wanted,
                         items=items,
@@ -131,7 +131,7 @@ class Beginnings:
         """A run of the graph for each mapping of a source, ``limit`` at once."""
         sources = {SOURCE: Source(source, limit)}
 
-        async def begin(listeners: Listeners) -> Run[Any]:
+        async def begin(listeners: Listeners) -> Run:
             planner = self._planner.of_many(outputs, held, shows_failures=whole)
             runs = self._runs.of_many(planner.dag)
             if resume:

@@ -32,7 +32,7 @@ class CachedResults:
         self._dispatcher = dispatcher
         self._is_stopped = False
 
-    async def look_up(self, node_run: NodeRun[Any]) -> Hit | Claim | PendingResult | None:
+    async def look_up(self, node_run: NodeRun) -> Hit | Claim | PendingResult | None:
         """Ask for a node's result. ``None`` if the cache cannot be used for it."""
         node, options = node_run.node, node_run.options
         if node_run.cache_key is None:
@@ -61,7 +61,7 @@ class CachedResults:
             self._cache.release(found)
         return found
 
-    def put(self, node_run: NodeRun[Any], value: Any) -> None:
+    def put(self, node_run: NodeRun, value: Any) -> None:
         """Store a result that the run had the claim to compute."""
         claim, options = node_run.claim, node_run.options.cache
         if claim is None or options is None:
@@ -72,7 +72,7 @@ class CachedResults:
         except Exception as error:  # whatever a value or a serializer raises
             _warn_not_cached(node_run.node, error)
 
-    def release(self, node_run: NodeRun[Any]) -> None:
+    def release(self, node_run: NodeRun) -> None:
         """Give up a node's claim, if it has one: it has ended without a result to store."""
         if node_run.claim is not None:
             self._cache.release(node_run.claim)

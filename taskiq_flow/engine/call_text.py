@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.node_run import NodeRun
 
 MOST_CHARACTERS = 80  # of a value
@@ -26,7 +27,7 @@ _SHORT = (type(None), bool, int, float, complex, Decimal, UUID, date, time, time
 _SHOWN_BY_REPR = (*_SHORT, Enum, PurePath, BaseException, type)
 
 
-def called_with(node_run: NodeRun[Any]) -> str:
+def called_with(node_run: NodeRun) -> str:
     """The end of a message that says what a node's task was called with; empty if nothing."""
     try:
         args, kwargs = node_run.sent_node.arguments(node_run.inputs)
@@ -38,10 +39,10 @@ def called_with(node_run: NodeRun[Any]) -> str:
     return f"; it was called with {', '.join(shown)}" if shown else ""
 
 
-def item_text(node_run: NodeRun[Any]) -> str | None:
+def item_text(node_run: NodeRun) -> str | None:
     """What an element is of, as text: what it takes of the lists that its node maps over."""
     node, inputs = node_run.node, node_run.inputs
-    if node.index is None:
+    if not isinstance(node, Element):
         return None
     try:
         keys = [key for key in node.node.map_over if key in inputs]

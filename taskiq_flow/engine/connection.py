@@ -15,6 +15,7 @@ from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.dispatch.encoding import formats_as_usual
+from taskiq_flow.engine.run_spec import RunSettings, RunSpec
 from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
@@ -22,7 +23,6 @@ from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, LABEL, TELL_IN
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.values.arguments import StoredArguments
-from taskiq_flow.values.isolation import Take
 from taskiq_flow.worker.execution import current
 
 
@@ -85,25 +85,21 @@ def check_outlives(broker: AsyncBroker) -> None:
 async def connect(
     broker: AsyncBroker,
     run_id: str,
+    spec: RunSpec,
+    settings: RunSettings,
     *,
     lost_after: float,
-    reference_above: int | None,
     is_journaled: bool,
-    keeps_values: bool,
-    has_generators: bool,
-    isolation: Callable[[], Take],
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
-    ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
-    which results are passed by reference. ``is_journaled``: whether the run can be resumed.
-    ``keeps_values``: whether it keeps its values until it ends. ``has_generators``: whether some of
-    its tasks are generators. ``isolation``: makes what takes their items in this process. Raises
-    ``ConfigurationError`` for what the broker cannot do.
+    ``lost_after``: seconds of silence after which a task is lost. ``is_journaled``: whether the run
+    can be resumed. Raises ``ConfigurationError`` for what the broker cannot do.
     """
+    reference_above = settings.reference_above
     if isinstance(broker, InMemoryBroker):
         return Connection(
-            lambda: InMemoryCompletions(broker, run_id, isolation),
+            lambda: InMemoryCompletions(broker, run_id, settings.isolation),
             InMemoryCompletions.tells_begin,
             broker.kick,
             {RUN_LABEL: run_id},
@@ -138,7 +134,7 @@ async def connect(
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, reference_above)
     more = {KEEP_LABEL: "1"} if is_journaled else {}
-    if has_generators:  # they hold places of workers: it has to be seen which tasks do not begin
+    if spec.has_generators:  # they hold places of workers: which tasks do not begin has to be seen
         more[BEGIN_LABEL] = TELL_IN_TIME
     arguments = None
     if wire.store is not None:
@@ -149,7 +145,7 @@ async def connect(
             any_of(outages_of(backend), fullness_of(backend)),
             run_id,
             reply_to.run,
-            shares=keeps_values,
+            shares=not spec.sources,  # else it lets go of values while it runs
             refers=reference_above is not None,
             may_be_resumed=is_journaled,
         )

@@ -21,7 +21,7 @@ class EarlierElements:
     A run is resumed with the same items in the same order. What differs is a ``GraphChangedError``.
     """
 
-    def __init__(self, spec: RunSpec[Any], plan: ElementPlan, run_id: str) -> None:
+    def __init__(self, spec: RunSpec, plan: ElementPlan, run_id: str) -> None:
         self._spec = spec
         self._earlier = spec.earlier
         self._plan = plan

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq import TaskiqResult
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_state import as_whole
@@ -20,10 +19,8 @@ from taskiq_flow.generators.grant import Grant
 
 logger = logging.getLogger("taskiq_flow")
 
-N = TypeVar("N", bound=RunnableNode)
 
-
-class Generating(Generic[N]):
+class Generating:
     """Takes the items of generators, and tells these how far they may go.
 
     ``remembers``: whether a generator may be executed more often than it is sent. ``block``: called
@@ -40,7 +37,7 @@ class Generating(Generic[N]):
         *,
         remembers: bool,
         is_elsewhere: bool,
-        block: Callable[[NodeRun[N]], None],
+        block: Callable[[NodeRun], None],
         advance: Callable[[], object],
     ) -> None:
         self._run_id = run_id
@@ -50,25 +47,25 @@ class Generating(Generic[N]):
         self._remembers = remembers
         self._block = block
         self._advance = advance
-        self._in_flight: dict[NodeRun[N], Grant] = {}  # with the newest grant of each
-        self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}
+        self._in_flight: dict[NodeRun, Grant] = {}  # with the newest grant of each
+        self._ended_while_queued: dict[NodeRun, TaskiqResult[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.Handle | None = None
         self._has_warned = False
-        self._standstill: Standstill[NodeRun[N]] | None = None
+        self._standstill: Standstill | None = None
         if is_elsewhere:
             self._standstill = Standstill(self._let_one_go_on)
 
     # What becomes of tasks
 
-    def sending(self, node_run: NodeRun[N]) -> None:
+    def sending(self, node_run: NodeRun) -> None:
         """The task of a node is sent, of whichever node."""
         if self._standstill is not None:
             self._standstill.sent(node_run)
         if node_run.gives_items:
             self._begin(node_run)
 
-    def _begin(self, node_run: NodeRun[N]) -> None:
+    def _begin(self, node_run: NodeRun) -> None:
         grant = self._in_flight.get(node_run)
         if grant is None:
             remembers = self._remembers or node_run.options.retry is not None
@@ -78,12 +75,12 @@ class Generating(Generic[N]):
         may = grant.have + max(1, self._lead(node_run))
         self._set(node_run, Grant(grant.have, grant.digest, may))
 
-    def begun(self, node_run: NodeRun[N]) -> None:
+    def begun(self, node_run: NodeRun) -> None:
         """A worker executes the task of a node."""
         if self._standstill is not None:
             self._standstill.begun(node_run)
 
-    def take(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> bool:
+    def take(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> bool:
         """Take items in. ``False`` if they are not the next ones.
 
         Raises what the journal's serializer raises.
@@ -97,7 +94,7 @@ class Generating(Generic[N]):
         self._set(node_run, Grant(first + len(items), digest, grant.may))
         return True
 
-    def keeps_end(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> bool:
+    def keeps_end(self, node_run: NodeRun, result: TaskiqResult[Any]) -> bool:
         """A task has ended. Whether that is kept until its node, which is queued, has its turn."""
         if self._standstill is not None:
             self._standstill.moved(node_run)
@@ -106,11 +103,11 @@ class Generating(Generic[N]):
             return True
         return False
 
-    def kept_end(self, node_run: NodeRun[N]) -> TaskiqResult[Any] | None:
+    def kept_end(self, node_run: NodeRun) -> TaskiqResult[Any] | None:
         """How the task ended of a node that has its turn again."""
         return self._ended_while_queued.pop(node_run, None)
 
-    def forget(self, node_run: NodeRun[N]) -> None:
+    def forget(self, node_run: NodeRun) -> None:
         """A node has ended."""
         self._in_flight.pop(node_run, None)
 
@@ -123,11 +120,11 @@ class Generating(Generic[N]):
 
     # How far they may go
 
-    def _lead(self, node_run: NodeRun[N]) -> float:
+    def _lead(self, node_run: NodeRun) -> float:
         """How many items a generator may still make now."""
         return self._mapped.lead(node_run.node, len(self._in_flight))
 
-    def grant(self, node_run: NodeRun[N]) -> None:
+    def grant(self, node_run: NodeRun) -> None:
         """Tell a generator what the run has of its items, and how many it may make."""
         grant = self._in_flight[node_run]
         may = grant.have + self._lead(node_run)
@@ -182,5 +179,5 @@ class Generating(Generic[N]):
         self._completions.grant(node_run.task_id, self._in_flight[node_run])
         return True
 
-    def _set(self, node_run: NodeRun[N], grant: Grant) -> None:
+    def _set(self, node_run: NodeRun, grant: Grant) -> None:
         self._in_flight[node_run] = node_run.grant = grant

@@ -8,20 +8,20 @@ from typing import Any
 
 from taskiq import TaskiqResult
 
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.mapped_run import MappedRun
 from taskiq_flow.engine.node_run import NodeRun
-from taskiq_flow.engine.run import N
 from taskiq_flow.engine.start_loop import RestOfStart
 from taskiq_flow.events import NodeFailure, NodeSkipped
 
 
-class GeneratingRun(MappedRun[N]):
+class GeneratingRun(MappedRun):
     """A run some of whose nodes are generators. ``ElementPlan.generators`` has them."""
 
     def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
         _, start = super()._prepared()
-        self._generating: Generating[N] = Generating(
+        self._generating = Generating(
             self.run_id,
             self._mapped,
             self._ready,
@@ -33,7 +33,7 @@ class GeneratingRun(MappedRun[N]):
         )
         return self._generating.pop, start
 
-    def _node_run(self, node: N) -> NodeRun[N]:
+    def _node_run(self, node: RunnableNode) -> NodeRun:
         node_run = super()._node_run(node)
         node_run.gives_items = self._mapped.gives_items(node)
         return node_run
@@ -45,22 +45,22 @@ class GeneratingRun(MappedRun[N]):
         elif isinstance(value, (NodeFailure, NodeSkipped)):
             self._mapped.mapped_lists.hold_back(node, value)
 
-    def _send(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _send(self, node_run: NodeRun) -> RestOfStart | None:
         self._generating.sending(node_run)
         return super()._send(node_run)
 
-    def settle(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun, result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, unless it is kept until its generator has its turn."""
         if self._is_over or not self._generating.keeps_end(node_run, result):
             super().settle(node_run, result)
 
-    def began(self, node_run: NodeRun[N], worker: str) -> None:
+    def began(self, node_run: NodeRun, worker: str) -> None:
         """A worker has begun to execute an attempt."""
         if not self._is_over:
             self._generating.begun(node_run)
         super().began(node_run, worker)
 
-    def items(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> None:
+    def items(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> None:
         """Handle items that a generator has given: start what maps over them."""
         if self._is_over:
             return
@@ -75,20 +75,20 @@ class GeneratingRun(MappedRun[N]):
             self.end(error)
             raise
 
-    def _block(self, node_run: NodeRun[N]) -> None:
+    def _block(self, node_run: NodeRun) -> None:
         """A generator may make no more: until it may, others have its place."""
         self._timers.cancel(node_run)
         self._suspended.add(node_run, keeps_gate=True)
         self.advance()
 
-    def _make_items(self, node_run: NodeRun[N]) -> None:
+    def _make_items(self, node_run: NodeRun) -> None:
         if (ended := self._generating.kept_end(node_run)) is not None:
             self.settle(node_run, ended)
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
         self._generating.grant(node_run)
 
-    def _release(self, node_run: NodeRun[N]) -> None:
+    def _release(self, node_run: NodeRun) -> None:
         super()._release(node_run)
         self._generating.forget(node_run)
         self._suspended.node_runs.pop(node_run.node, None)

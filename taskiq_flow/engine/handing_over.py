@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.encoding import RunnableNode
@@ -16,10 +16,8 @@ from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.inspection import NEVER_CHANGE
 from taskiq_flow.values.isolation import Isolation
 
-N = TypeVar("N", bound=RunnableNode)
 
-
-class HandingOver(Generic[N]):
+class HandingOver:
     """Copies values of one run that a node has still to be sent, so that no taker changes them.
 
     ``inputs_needed``: nodes that have started, and whose arguments are still to be encoded.
@@ -28,9 +26,9 @@ class HandingOver(Generic[N]):
 
     def __init__(
         self,
-        spec: RunSpec[N],
+        spec: RunSpec,
         ready: ReadySet[Any],
-        inputs_needed: Collection[N],
+        inputs_needed: Collection[RunnableNode],
         listeners: Listeners,
     ) -> None:
         self._spec = spec
@@ -40,7 +38,7 @@ class HandingOver(Generic[N]):
         self._listeners = listeners
         self.is_over = False
 
-    def arrived(self, node: N, value: Any) -> None:
+    def arrived(self, node: RunnableNode, value: Any) -> None:
         """A node has given a value, perhaps an object that it gave before and has changed since."""
         if isinstance(self._take, Isolation):
             self._take.forget(value)
@@ -48,7 +46,7 @@ class HandingOver(Generic[N]):
                 for part in value.values() if isinstance(value, Mapping) else value:
                     self._take.forget(part)
 
-    def to_reader(self, node: N, value: Any) -> Any:
+    def to_reader(self, node: RunnableNode, value: Any) -> Any:
         """What the reader is given: a copy as well while a listener may have still to be told it.
 
         A journal would otherwise have what the reader has made of the value.
@@ -57,7 +55,7 @@ class HandingOver(Generic[N]):
             return self.copied(value)
         return self.handed_over(node, value)
 
-    def handed_over(self, node: N, value: Any) -> Any:
+    def handed_over(self, node: RunnableNode, value: Any) -> Any:
         """What a listener is given: the value itself if no node has still to be sent it.
 
         An array cannot be written to, whoever else has it, so that it does not depend on chance.
@@ -79,7 +77,7 @@ class HandingOver(Generic[N]):
         except SerializationError:  # of something within it that can be read once only
             return value
 
-    def _is_still_needed(self, node: N) -> bool:
+    def _is_still_needed(self, node: RunnableNode) -> bool:
         dependents = self._spec.successors.get(node, ())
         if self._spec.elements is not None:  # by elements that do not exist yet, perhaps
             return isinstance(node, Element) or bool(dependents)
@@ -92,6 +90,6 @@ class HandingOver(Generic[N]):
             for dependent in dependents
         )
 
-    def _needs_inputs(self, node: N) -> bool:
+    def _needs_inputs(self, node: RunnableNode) -> bool:
         """Whether a node's arguments are still to be encoded, or its condition to be asked."""
         return not self._ready.has_started(node) or node in self._inputs_needed

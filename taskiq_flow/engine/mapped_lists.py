@@ -43,16 +43,16 @@ class MappedLists:
 
     def __init__(
         self,
-        spec: RunSpec[Any],
+        spec: RunSpec,
         plan: ElementPlan,
         ready: ReadySet[Any],
-        state: RunState[Any],
+        state: RunState,
         values: ElementValues,
         earlier: EarlierElements,
         caller: MappedCallbacks,
         *,
         deliver: Callable[[Any, Any], None],
-        events: RunEvents[Any],
+        events: RunEvents,
         log: LogWriter[Any] | None,
         input_node: DAGNode | None,
         collects: bool,
@@ -96,10 +96,6 @@ class MappedLists:
         """Deliver what was held back until an element has ended."""
         self._deliver_held_back(element.node, element.path)
         self._drop_missing(element)
-
-    def never_mapped(self, node: DAGNode) -> None:
-        """A mapped node has ended without the lists that it maps over."""
-        self._deliver_held_back(node, ())
 
     def write_rest(self) -> None:
         """Write the records of positions that wait for others. Called once, at the run's end."""
@@ -147,6 +143,13 @@ class MappedLists:
         else:
             self._state.incomplete.add(node.task_name)
             never_run = self._ready.fail(node)
+        self._caller.skip_nodes(never_run)
+
+    def never(self, node: DAGNode, outcome: int) -> None:
+        """A node has ended without elements, as its outermost lists have ended so."""
+        never_run = self._ready.end(node, outcome)
+        self._caller.skip_nodes([node])
+        self._deliver_held_back(node, ())
         self._caller.skip_nodes(never_run)
 
     def gathered_within(self, name: str) -> None:

@@ -51,13 +51,13 @@ class MappedNodes:
 
     def __init__(
         self,
-        spec: RunSpec[Any],
+        spec: RunSpec,
         ready: ReadySet[Any],
-        state: RunState[Any],
+        state: RunState,
         caller: MappedCallbacks,
         *,
-        stream: ResultStream[Any],
-        events: RunEvents[Any],
+        stream: ResultStream,
+        events: RunEvents,
         replay: Replay,
         log: LogWriter[Any] | None,
         limit: int | None,
@@ -292,9 +292,7 @@ class MappedNodes:
         self.room.lets_in_none = False
         if node in self._plan.openings:
             self._generator_items.ended(node)
-        elif node in self._plan.mapped:  # it has no lists
-            self._elements.ends.never(node)
-            self.mapped_lists.never_mapped(node)
+        self._elements.ends.order.ended(node)
 
     # For the elements, as their ``ElementsCallbacks``
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, Join, ReadySet
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.replay import Replay
-from taskiq_flow.engine.run import N, Run
+from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.engine.start_loop import RestOfStart
@@ -23,7 +24,7 @@ from taskiq_flow.notes import new_item
 from taskiq_flow.values.inspection import NEVER_CHANGE
 
 
-class MappedRun(Run[N]):
+class MappedRun(Run):
     """A run whose nodes are partly mapped. ``RunSpec.elements`` has their plan."""
 
     def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
@@ -54,13 +55,15 @@ class MappedRun(Run[N]):
         spec, plan = self._spec, self._plan
         edges: Any = plan
         no_tasks = dict.fromkeys((*plan.mapped, *plan.openings.values()))
+        # A mapped node starts whichever way its lists have ended: it ends behind other nodes too.
+        joins: dict[Any, Join] = {**spec.joins, **dict.fromkeys(plan.mapped, "ended")}
         return ReadySet.of_graph(
             dict.fromkeys((*spec.nodes, *no_tasks)),
             edges.predecessors,
             edges.successors,
             spec.priority,
             self._settings.max_parallel,
-            spec.joins,
+            joins,
             self._restored,
             no_tasks,
         )
@@ -85,14 +88,14 @@ class MappedRun(Run[N]):
 
     # Elements
 
-    def _node_run(self, node: N) -> NodeRun[N]:
+    def _node_run(self, node: RunnableNode) -> NodeRun:
         spec = self._spec
         declared: Any = node.node if isinstance(node, Element) else node
         options = spec.options.get(declared, PLAIN_OPTIONS)
         inputs = self._mapped.inputs(node)
         return NodeRun(node, self, options, inputs, spec.earlier)
 
-    def _start_or_restore(self, node: N) -> RestOfStart | None:
+    def _start_or_restore(self, node: RunnableNode) -> RestOfStart | None:
         if node.task_name in self._spec.earlier.results:
             self._restore_started(node)
             return None
@@ -110,7 +113,7 @@ class MappedRun(Run[N]):
     def _note_end(self, node: Any) -> None:
         self._mapped.ended(node)
 
-    def skip_nodes(self, nodes: Sequence[N]) -> None:
+    def skip_nodes(self, nodes: Sequence[RunnableNode]) -> None:
         """Nodes that never run, because of what they depend on."""
         for node in nodes:
             if isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
@@ -157,7 +160,7 @@ class MappedRun(Run[N]):
     def _replay_in_order(self) -> Replay:
         return Replay(self._spec, self._plan, self.stream)
 
-    def _restored_nodes(self) -> dict[N, None]:
+    def _restored_nodes(self) -> dict[RunnableNode, None]:
         restored = super()._restored_nodes()
         return {node: None for node in restored if not self._replay_in_order.is_late(node)}
 

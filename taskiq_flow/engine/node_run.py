@@ -11,9 +11,8 @@ import math
 import random
 from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskiq import TaskiqResult
 
@@ -28,7 +27,8 @@ from taskiq_flow.generators.grant import Grant
 from taskiq_flow.notes import Attempt
 from taskiq_flow.values.isolation import isolated
 
-N = TypeVar("N", bound=RunnableNode)
+if TYPE_CHECKING:
+    from taskiq_flow.engine.run import Run
 
 FALLBACK = "fallback"
 """Stands before the number in the id of a fallback's task."""
@@ -43,70 +43,59 @@ _ROUNDING = 0.011
 """taskiq rounds ``execution_time``, which may be too small by this many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the node's task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Await the answer of the node's condition."""
 
     answer: Awaitable[object]
 
 
-@dataclass(frozen=True, slots=True)
-class PickUp:
+class PickUp(NamedTuple):
     """Ask the result backend how an earlier engine's attempt has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class MakeItems:
+class MakeItems(NamedTuple):
     """Let the node's generator make more items."""
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
+class LookUp(NamedTuple):
     """Ask the cache for the node's result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Start the node again after ``seconds``."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class WaitFor:
+class WaitFor(NamedTuple):
     """Start the node again when ``pending.future`` is done."""
 
     pending: PendingResult
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """Do not run the node: its condition is false."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """The node has completed with ``value``."""
 
     value: Any
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class FallBack:
+class FallBack(NamedTuple):
     """The node's task has failed for good. Carry out ``then`` to get the fallback's value."""
 
     error: BaseException
     then: Wait | Use
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """The node has failed for good."""
 
     error: BaseException
@@ -133,35 +122,18 @@ class Phase(Enum):
     """Let the generator make more items: it is in flight, and has given up its place."""
 
 
-SENDABLE = Phase.SENDABLE  # which is asked for each node
+NEW, ASKED, SENDABLE, BLOCKED = Phase  # a name is looked up faster than a member
 
 
-class RunCallbacks(Protocol):
-    """The methods of a run that its node runs call for transports, about the present attempt."""
-
-    def settle(self, node_run: NodeRun[Any], result: TaskiqResult[Any]) -> None:
-        """It has ended."""
-
-    def began(self, node_run: NodeRun[Any], worker: str) -> None:
-        """A worker has begun to execute it."""
-
-    def resent(self, node_run: NodeRun[Any]) -> None:
-        """A middleware of the broker has sent its task once more."""
-
-    def items(
-        self, node_run: NodeRun[Any], first: int, items: Sequence[Any], digest: bytes
-    ) -> None:
-        """Its task, a generator, has given items."""
-
-    def end_unless_over(self, error: BaseException) -> None:
-        """The process was told to stop."""
-
-
-class NodeRun(Generic[N]):
+class NodeRun:
     """One node of one run, from ready to ended. The run and the transports hold it.
 
     ``inputs``: the values, by key, of which the task's arguments are made. ``sent_node``: the node
     whose task is sent, which is the node itself, and later its fallback.
+
+    Attempts are counted by who sends them: ``attempt`` has those of this engine and of earlier
+    ones, ``times_resent`` those of middlewares. A fallback is one more in the journal
+    (``log_number``), and in events, which count all (``number``).
     """
 
     # Defaults of the class save time and memory: every node in flight has a node run. An attribute
@@ -186,8 +158,8 @@ class NodeRun(Generic[N]):
 
     def __init__(
         self,
-        node: N,
-        run: RunCallbacks,
+        node: RunnableNode,
+        run: Run,
         options: NodeOptions,
         inputs: Mapping[str, Any],
         earlier: EarlierSessions,
@@ -197,7 +169,7 @@ class NodeRun(Generic[N]):
         self.options = options
         self.inputs = inputs
         if options.keeps_inputs or earlier.attempts:
-            self.phase = Phase.NEW
+            self.phase = NEW
         self._run = run
         self._earlier = earlier
         self.told: Attempt | None = None  # what listeners know of the last attempt
@@ -234,12 +206,12 @@ class NodeRun(Generic[N]):
         """The node may start, for the first time or once more."""
         if self.phase is SENDABLE:
             return _SEND
-        if self.phase is Phase.BLOCKED:
+        if self.phase is BLOCKED:
             self.phase = SENDABLE
             return _MAKE_ITEMS
-        if self.phase is Phase.ASKED:
+        if self.phase is ASKED:
             return self._unless_cached()
-        self.phase = Phase.ASKED
+        self.phase = ASKED
         values, condition = self.inputs, self.options.condition
         # A retry gets the inputs of the first attempt, also if more values have arrived.
         self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
@@ -358,12 +330,12 @@ class NodeRun(Generic[N]):
 
     def block(self) -> None:
         """It may make no more items, and gives up its place."""
-        self.phase = Phase.BLOCKED
+        self.phase = BLOCKED
 
     @property
     def is_blocked(self) -> bool:
         """Whether it waits for its place."""
-        return self.phase is Phase.BLOCKED
+        return self.phase is BLOCKED
 
     # An attempt
 

@@ -53,7 +53,7 @@ class Planner:
         inputs: Mapping[str, Any] | None,
         outputs: Iterable[str] | None,
         items: Items,
-    ) -> RunSpec[Any]:
+    ) -> RunSpec:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         whole = self.dag.plan()
         self._check_types(whole)

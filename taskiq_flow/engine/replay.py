@@ -21,7 +21,7 @@ class Replay:
     All other results are yielded as soon as they are restored.
     """
 
-    def __init__(self, spec: RunSpec[Any], plan: ElementPlan, stream: ResultStream[Any]) -> None:
+    def __init__(self, spec: RunSpec, plan: ElementPlan, stream: ResultStream) -> None:
         self._spec = spec
         self._generators = plan.generators
         self._stream = stream
@@ -43,7 +43,7 @@ class Replay:
             self._stream.unread.append((node, value))
 
 
-def _late(spec: RunSpec[Any], plan: ElementPlan) -> set[Any]:
+def _late(spec: RunSpec, plan: ElementPlan) -> set[Any]:
     """The nodes that are restored when they would start."""
     found: set[Any] = set()
     for node in spec.nodes:

@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq_flow.journal.writer import LogWriter
 
-N = TypeVar("N")
 
-
-class ResultStream(Generic[N]):
+class ResultStream:
     """Nodes with their values, in order of completion.
 
     ``log``: where the run has a journal, that has to hold each result before it is read.
     """
 
-    def __init__(self, log: LogWriter[tuple[N, Any]] | None) -> None:
+    def __init__(self, log: LogWriter[tuple[Any, Any]] | None) -> None:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Future[None] | None = None
         self._is_over = False
         self._error: BaseException | None = None
         self._on_end: Callable[[BaseException | None], None] | None = None
-        self.unread: deque[tuple[N, Any]] = deque()
-        self.put: Callable[[tuple[N, Any]], object] = self.unread.append
+        self.unread: deque[tuple[Any, Any]] = deque()
+        self.put: Callable[[tuple[Any, Any]], object] = self.unread.append
         """``deliver``, of a pair."""
         if log is not None:
             self.put = log.deliver_when_durable
@@ -45,11 +43,11 @@ class ResultStream(Generic[N]):
             await self._reader
         return True
 
-    def deliver(self, node: N, value: Any) -> None:
+    def deliver(self, node: Any, value: Any) -> None:
         """Give the reader a result; with a log, once that has written all that was noted so far."""
         self.put((node, value))
 
-    def release(self, results: Sequence[tuple[N, Any]]) -> None:
+    def release(self, results: Sequence[tuple[Any, Any]]) -> None:
         """Give the reader results that the log has held back."""
         self.unread.extend(results)
         self.wake()

@@ -72,7 +72,7 @@ class Resumer:
         outputs: list[str] | None = None,
         sources: Mapping[str, Any] = MappingProxyType({}),
         items: Items = False,
-    ) -> Run[Any]:
+    ) -> Run:
         """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with.
 
         ``sources``: inputs that the journal does not have. ``passes_over``: whether the reader asks
@@ -114,7 +114,7 @@ class Resumer:
         is_named: bool,
         sources: Mapping[str, Any] = MappingProxyType({}),
         items: Items = False,
-    ) -> Run[Any]:
+    ) -> Run:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
         What has no result in the earlier run runs as well, and what was made of a failure again.
@@ -245,13 +245,13 @@ class Resumer:
             f"run {run_id!r} was begun with {how}; continue it with engine.{remedy}", keys=[]
         )
 
-    def _owners(self, spec: RunSpec[Any], restored: RestoredRun) -> dict[str, str]:
+    def _owners(self, spec: RunSpec, restored: RestoredRun) -> dict[str, str]:
         """The nodes and elements whose results are kept, each with the node that it belongs to."""
         plan, kept = self._dag.plan(), {node.task_name for node in spec.nodes}
         owners = {name: plan.node_of(name) for name in restored.results}
         return {name: owner for name, owner in owners.items() if owner in kept}
 
-    def _put_items_together(self, spec: RunSpec[Any], results: dict[str, Any]) -> None:
+    def _put_items_together(self, spec: RunSpec, results: dict[str, Any]) -> None:
         """Give generators their lists, where an earlier engine took the items one by one."""
         plan = spec.elements
         streamed, mapped = ({}, {}) if plan is None else (plan.generators, plan.mapped)
@@ -275,7 +275,7 @@ class Resumer:
         replay: bool,
         sources: Mapping[str, Any] = MappingProxyType({}),
         items: Items = False,
-    ) -> RunSpec[Any]:
+    ) -> RunSpec:
         """What is left to do of a run. ``sources``: inputs that the journal does not have.
 
         Raises ``InputConflictError`` if the journal has one of them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq import AsyncBroker, TaskiqResult
 
@@ -46,25 +46,17 @@ from taskiq_flow.engine.sender import Sender
 from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.engine.suspended import Suspended
 from taskiq_flow.engine.timers import Timers
-from taskiq_flow.errors import (
-    NODE_ERRORS,
-    RunCancelledError,
-    RunError,
-    RunTimeoutError,
-    TaskLostError,
-)
+from taskiq_flow.errors import NODE_ERRORS, RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import NodeFailure, Outcome, Source
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.inspection import NEVER_CHANGE
 from taskiq_flow.values.isolation import Isolation
 
-N = TypeVar("N", bound=RunnableNode)
-
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
 
 
-class Run(Generic[N]):
+class Run:
     """One run. It is made, started, read and closed on one event loop.
 
     If any of its nodes is mapped, or takes a run's input without a length, it is a ``MappedRun``.
@@ -73,14 +65,14 @@ class Run(Generic[N]):
     def __init__(
         self,
         run_id: str,
-        spec: RunSpec[N],
+        spec: RunSpec,
         settings: RunSettings,
         broker: AsyncBroker,
         completions: Completions,
         dispatcher: Dispatcher,
         listeners: Listeners,
         *,
-        log: LogWriter[tuple[N, Any]] | None = None,
+        log: LogWriter[Any] | None = None,
         cache: ValueCache | None = None,
     ) -> None:
         self.run_id = run_id
@@ -95,7 +87,7 @@ class Run(Generic[N]):
         self._loop = asyncio.get_running_loop()
         self._state = RunState(run_id, spec)
         self._values = self._state.values
-        self.stream: ResultStream[N] = ResultStream(log)
+        self.stream = ResultStream(log)
         self._is_over = False
         self._is_complete = False
         self._is_closing = False
@@ -103,8 +95,8 @@ class Run(Generic[N]):
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
         self._ready: ReadySet[Any] = self._ready_set()
-        self._timers: Timers[NodeRun[N]] = Timers()
-        self._suspended: Suspended[N] = Suspended(
+        self._timers = Timers()
+        self._suspended = Suspended(
             self._ready,
             self._timers,
             advance=self.advance,
@@ -112,15 +104,13 @@ class Run(Generic[N]):
             end=self.end,
         )
         self._waiting = self._suspended.node_runs
-        self._inputs_needed: dict[N, NodeRun[N]] = {}  # for their arguments, perhaps once more
-        self._handing_over: HandingOver[N] = HandingOver(
-            spec, self._ready, self._inputs_needed, listeners
-        )
-        self._to_reader: Callable[[N, Any], Any] = self._handing_over.to_reader
+        self._inputs_needed: dict[RunnableNode, NodeRun] = {}  # for arguments, perhaps again
+        self._handing_over = HandingOver(spec, self._ready, self._inputs_needed, listeners)
+        self._to_reader = self._handing_over.to_reader
         self._listeners = listeners
-        self._events: RunEvents[N] = RunEvents(run_id, listeners, self._handing_over.handed_over)
+        self._events = RunEvents(run_id, listeners, self._handing_over.handed_over)
         self._cached = None if cache is None else CachedResults(cache, dispatcher)
-        self._sender: Sender[N] = Sender(
+        self._sender = Sender(
             run_id,
             spec,
             broker,
@@ -136,7 +126,7 @@ class Run(Generic[N]):
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
         pop, start = self._prepared()
-        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self.end)
+        self._start_loop = StartLoop(pop, start, self.end)
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -210,7 +200,7 @@ class Run(Generic[N]):
 
     # Called by node runs, for transports
 
-    def settle(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun, result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, then start the nodes that it made ready."""
         if self._is_over:
             return
@@ -230,7 +220,7 @@ class Run(Generic[N]):
             self.end(error)
             raise
 
-    def began(self, node_run: NodeRun[N], worker: str) -> None:
+    def began(self, node_run: NodeRun, worker: str) -> None:
         """A worker has begun to execute an attempt."""
         if self._is_over:
             return
@@ -241,19 +231,19 @@ class Run(Generic[N]):
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
 
-    def resent(self, node_run: NodeRun[N]) -> None:
+    def resent(self, node_run: NodeRun) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         if self._is_over:
             return
         self._set_timer(node_run, node_run.on_resent())
         self._events.resent(node_run)
 
-    def items(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> None:
+    def items(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> None:
         """Handle items that a generator has given. Only in a ``GeneratingRun`` there are any."""
 
     # Starting nodes
 
-    def _start_node(self, node: N) -> RestOfStart | None:
+    def _start_node(self, node: RunnableNode) -> RestOfStart | None:
         node_run = self._waiting.pop(node, None) if self._waiting else None
         if node_run is None:
             node_run = self._node_run(node)
@@ -261,29 +251,29 @@ class Run(Generic[N]):
                 self._inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
-    def _node_run(self, node: N) -> NodeRun[N]:
+    def _node_run(self, node: RunnableNode) -> NodeRun:
         spec = self._spec
         options = spec.options.get(node, PLAIN_OPTIONS)
         return NodeRun(node, self, options, self._values, spec.earlier)
 
     # Sending
 
-    def _limit_time(self, node_run: NodeRun[N]) -> None:
+    def _limit_time(self, node_run: NodeRun) -> None:
         tells_begin = self._completions.tells_begin
         self._set_timer(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
 
-    def _set_timer(self, node_run: NodeRun[N], seconds: float | None) -> None:
+    def _set_timer(self, node_run: NodeRun, seconds: float | None) -> None:
         if seconds is not None and not self._is_over:
             self._timers.set(node_run, seconds, self._on_attempt_timeout)
 
-    def _on_attempt_timeout(self, node_run: NodeRun[N]) -> None:
+    def _on_attempt_timeout(self, node_run: NodeRun) -> None:
         self._completions.revoke_task(node_run.task_id)
         self._carry_out(node_run, node_run.on_timeout())
 
     # Carrying out verdicts
 
     def _carry_out(  # noqa: C901 - one case for each verdict
-        self, node_run: NodeRun[N], verdict: Verdict
+        self, node_run: NodeRun, verdict: Verdict
     ) -> RestOfStart | None:
         """Carry out a verdict. Returns the part of the node's start that takes time."""
         if self._is_over and not isinstance(verdict, Ask):  # a condition may have cancelled the run
@@ -315,12 +305,12 @@ class Run(Generic[N]):
                 self._fail_node(node_run, error)
         return None
 
-    def _carry_out_and_finish(self, node_run: NodeRun[N], verdict: Verdict) -> None:
+    def _carry_out_and_finish(self, node_run: NodeRun, verdict: Verdict) -> None:
         rest = self._carry_out(node_run, verdict)
         if rest is not None:
             self._start_loop.finish(rest)
 
-    def _complete_node(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
+    def _complete_node(self, node_run: NodeRun, value: Any, source: Source) -> None:
         node, log = node_run.node, self._log
         try:
             if log is not None:
@@ -350,7 +340,7 @@ class Run(Generic[N]):
         self._note_end(node)
         self.advance()
 
-    def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
+    def _fail_node(self, node_run: NodeRun, error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         name = node.task_name
         self._release(node_run)
@@ -368,7 +358,7 @@ class Run(Generic[N]):
         self._note_end(node)
         self.advance()
 
-    def _skip_by_condition(self, node_run: NodeRun[N]) -> None:
+    def _skip_by_condition(self, node_run: NodeRun) -> None:
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._release(node_run)
         never_run = self._ready.skip(node_run.node)
@@ -376,26 +366,26 @@ class Run(Generic[N]):
         self.skip_nodes(never_run)
         self.advance()
 
-    def skip_nodes(self, nodes: Sequence[N]) -> None:
+    def skip_nodes(self, nodes: Sequence[RunnableNode]) -> None:
         """Nodes that never run, because of what they depend on."""
         for node in nodes:
             self._skip_node(node, *self._state.reason_to_skip(node))
 
     def _skip_node(
-        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
+        self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
     ) -> None:
         self._tell_skip(node, because_of, reason, attempt)
         self._note_end(node)
 
     def _tell_skip(
-        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
+        self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
     ) -> None:
         self._state.add_skip(node, reason)
         event = self._events.skipped(node, because_of, reason, attempt)
         if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
 
-    def _release(self, node_run: NodeRun[N]) -> None:
+    def _release(self, node_run: NodeRun) -> None:
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
         if self._inputs_needed:
             self._inputs_needed.pop(node_run.node, None)
@@ -416,16 +406,16 @@ class Run(Generic[N]):
         node.store(value, self._values)
         return value
 
-    def _send(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _send(self, node_run: NodeRun) -> RestOfStart | None:
         return self._sender.send(node_run)
 
     def _deliver(self, node: Any, value: Any) -> None:
-        self.stream.deliver(node, value)
+        self.stream.put((node, value))
 
     def _note_end(self, node: Any) -> None:
         """A node has ended, of which the ready set has been told."""
 
-    def _make_items(self, node_run: NodeRun[N]) -> None:
+    def _make_items(self, node_run: NodeRun) -> None:
         """A generator has its place again."""
 
     def _close_sources(self) -> None:
@@ -455,17 +445,8 @@ class Run(Generic[N]):
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self.end(self._error or self._timeout_error(seconds))
-
-    def _timeout_error(self, seconds: float) -> RunTimeoutError:
-        in_progress = self._ready.in_progress()
-        names = [
-            node.task_name
-            for node in in_progress
-            if not getattr(node, "map_over", ())  # its elements are named
-        ]
-        waiting = self._ready.unfinished - len(in_progress)
-        return self._state.timed_out(seconds, names, waiting)
+            in_progress, unfinished = self._ready.in_progress(), self._ready.unfinished
+            self.end(self._error or self._state.timed_out(seconds, in_progress, unfinished))
 
     def end_unless_over(self, error: BaseException) -> None:
         """End the run with an error, if it has not ended."""
@@ -523,7 +504,7 @@ class Run(Generic[N]):
 
     # Restoring what earlier engines have completed
 
-    def _restored_nodes(self) -> dict[N, None]:
+    def _restored_nodes(self) -> dict[RunnableNode, None]:
         results = self._spec.earlier.results
         if not results:
             return {}
@@ -541,7 +522,7 @@ class Run(Generic[N]):
             self._replay(node, value)
         return COMPLETED
 
-    def _replay(self, node: N, value: Any) -> None:
+    def _replay(self, node: RunnableNode, value: Any) -> None:
         """Yield what an earlier engine has completed."""
         self.stream.unread.append((node, value))
 

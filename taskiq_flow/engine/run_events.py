@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dispatch.encoding import RunnableNode
@@ -35,17 +35,15 @@ from taskiq_flow.notes import BEGAN, COMPLETED, SENT, Attempt
 from taskiq_flow.previews import Preview
 from taskiq_flow.values.inspection import NEVER_CHANGE
 
-N = TypeVar("N", bound=RunnableNode)
 
-
-class RunEvents(Generic[N]):
+class RunEvents:
     """Makes the events of one run and gives them to its listeners.
 
     ``hand_over``: makes of a node's value what a listener is given of it.
     """
 
     def __init__(
-        self, run_id: str, listeners: Listeners, hand_over: Callable[[N, Any], Any]
+        self, run_id: str, listeners: Listeners, hand_over: Callable[[RunnableNode, Any], Any]
     ) -> None:
         self._run_id = run_id
         self._hand_over = hand_over
@@ -54,7 +52,7 @@ class RunEvents(Generic[N]):
 
     # The run
 
-    def started(self, spec: RunSpec[N], settings: RunSettings, *, in_memory: bool) -> None:
+    def started(self, spec: RunSpec, settings: RunSettings, *, in_memory: bool) -> None:
         """The run begins. ``in_memory``: on an ``InMemoryBroker``."""
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
@@ -87,7 +85,7 @@ class RunEvents(Generic[N]):
 
     # Attempts
 
-    def sent(self, node_run: NodeRun[N]) -> None:
+    def sent(self, node_run: NodeRun) -> None:
         """A task is sent."""
         at, number = self._now(), node_run.number
         attempt = node_run.told = Attempt(node_run.node, node_run.task_id, number, at)
@@ -103,14 +101,14 @@ class RunEvents(Generic[N]):
                 NodeRetried(self._run_id, at, name, task_id, number, error, node.index, delay)
             )
 
-    def labels(self, node_run: NodeRun[N]) -> tuple[Context, dict[str, str]]:
+    def labels(self, node_run: NodeRun) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
         node, at, number = node_run.node, self._now(), node_run.number
         return self.listeners.sending(
             NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
         )
 
-    def began(self, node_run: NodeRun[N], now: float, worker: str) -> None:
+    def began(self, node_run: NodeRun, now: float, worker: str) -> None:
         """A worker has begun an attempt. It is told once for each worker."""
         attempt = node_run.told
         if attempt is None or attempt.task_id != node_run.task_id:  # nobody listened before
@@ -126,7 +124,7 @@ class RunEvents(Generic[N]):
             name, index, run_id = node.task_name, node.index, self._run_id
             self.listeners.tell(NodeBegan(run_id, now, name, task_id, worker, index, number))
 
-    def resent(self, node_run: NodeRun[N]) -> None:
+    def resent(self, node_run: NodeRun) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         node, number, at = node_run.node, node_run.number, self._now()
         node_run.told = Attempt(node, node_run.task_id, number, at)
@@ -136,7 +134,7 @@ class RunEvents(Generic[N]):
             )
         )
 
-    def fell_back(self, node_run: NodeRun[N], error: BaseException) -> None:
+    def fell_back(self, node_run: NodeRun, error: BaseException) -> None:
         """A node's task has failed for good, and its fallback takes its place."""
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         at, name, index = self._now(), node.task_name, node.index
@@ -147,7 +145,7 @@ class RunEvents(Generic[N]):
     # How nodes end
 
     def completed(
-        self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
+        self, node: RunnableNode, value: Any, source: Source, node_run: NodeRun | None = None
     ) -> None:
         """A node has its value. What listeners are given of that is made when they ask."""
         now = self._now()
@@ -163,7 +161,7 @@ class RunEvents(Generic[N]):
         attempt.hand_over = None if type(value) in NEVER_CHANGE else self._hand_over
         self.listeners.note(COMPLETED, now, attempt)
 
-    def _ending(self, node: N, source: Source, node_run: NodeRun[N] | None) -> Attempt:
+    def _ending(self, node: RunnableNode, source: Source, node_run: NodeRun | None) -> Attempt:
         """The attempt with which a node ends, if it is not the one that was told last."""
         if node_run is None:
             return Attempt(node, "", 0)
@@ -174,7 +172,7 @@ class RunEvents(Generic[N]):
             return told
         return Attempt(node, node_run.task_id, node_run.number)
 
-    def kept(self, node: N) -> None:
+    def kept(self, node: RunnableNode) -> None:
         """The journal has the value of a node, which is not read, as nobody asks for it."""
         if not self.listeners.are_present:
             self.listeners.seq += 1
@@ -183,7 +181,7 @@ class RunEvents(Generic[N]):
         attempt.complete(Preview(kind="", size=0, text="", cut=True), "journal", None, None)
         self.listeners.note(COMPLETED, self._now(), attempt)
 
-    def failed(self, node_run: NodeRun[N], error: BaseException) -> None:
+    def failed(self, node_run: NodeRun, error: BaseException) -> None:
         """A node has failed for good."""
         node, at = node_run.node, self._now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
@@ -194,7 +192,7 @@ class RunEvents(Generic[N]):
             NodeFailed(run_id, at, name, task_id, error, attempts, index, number, *times, item=item)
         )
 
-    def _spans(self, node_run: NodeRun[N], now: float) -> tuple[float | None, float | None]:
+    def _spans(self, node_run: NodeRun, now: float) -> tuple[float | None, float | None]:
         """How long the last attempt, which ends now, has waited, and has run."""
         told = node_run.told
         if told is None or told.sent_at is None or told.began_at is None:
@@ -203,13 +201,13 @@ class RunEvents(Generic[N]):
             return None, None
         return told.began_at - told.sent_at, now - told.began_at
 
-    def failed_unsent(self, node: N, error: BaseException) -> None:
+    def failed_unsent(self, node: RunnableNode, error: BaseException) -> None:
         """A node has failed for which no task was sent."""
         at, name = self._now(), node.task_name
         self.listeners.tell(NodeFailed(self._run_id, at, name, "", error, 0, node.index))
 
     def skipped(
-        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int
+        self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int
     ) -> NodeSkipped:
         """A node does not run. Returns the event, which a reader may be given as well."""
         at, name = self._now(), node.task_name

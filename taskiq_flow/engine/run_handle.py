@@ -71,26 +71,11 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
     ('completed', {'words': ['ebb', 'and', 'flow']})
     """
 
-    def __init__(
-        self,
-        in_progress: RunInProgress,
-        pairs: AsyncGenerator[Pair, None],
-        store: StoreResult,
-        *,
-        is_finite: bool,
-        yields_items: bool,
-        has_generators: bool,
-    ) -> None:
-        self._progress = _Progress(
-            in_progress,
-            store,
-            is_finite=is_finite,
-            yields_items=yields_items,
-            has_generators=has_generators,
-        )
-        self._progress.start(pairs)
-        super().__init__(in_progress.run_id, self._progress)
-        weakref.finalize(self, self._progress.call, self._progress.drop).atexit = False
+    def __init__(self, run_id: str, progress: Progress, pairs: AsyncGenerator[Pair, None]) -> None:
+        self._progress = progress
+        progress.start(pairs)
+        super().__init__(run_id, progress)
+        weakref.finalize(self, progress.call, progress.drop).atexit = False
 
     @property
     def run_id(self) -> str:
@@ -195,7 +180,7 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
 class _PairReader:
     """An async iterator of a run's pairs. ``held``: what is alive as long as the reader is."""
 
-    def __init__(self, progress: _Progress, held: object) -> None:
+    def __init__(self, progress: Progress, held: object) -> None:
         self._progress = progress
         self._held = held
 
@@ -210,11 +195,12 @@ class _PairReader:
         self._progress.leave(self)
 
 
-class _Progress(AsyncResultBackend[dict[str, Any]]):
+class Progress(AsyncResultBackend[dict[str, Any]]):
     """What is known of a run, for its handle. It has no reference to the handle.
 
-    ``is_finite``: whether all inputs that are mapped over have a length. ``has_generators``:
-    whether nodes give their items one by one. ``outcome``: how the run has ended.
+    ``is_finite``: whether all inputs that are mapped over have a length. ``yields_items``: whether
+    elements are read one by one; ``has_generators``: whether nodes give their items in this way.
+    ``outcome``: how the run has ended.
     """
 
     def __init__(

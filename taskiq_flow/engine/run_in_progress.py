@@ -12,7 +12,7 @@ from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_state import Failures
 from taskiq_flow.errors import RunCancelledError
 
-Begin = Callable[[Listeners], Awaitable[Run[Any]]]
+Begin = Callable[[Listeners], Awaitable[Run]]
 """Begins a run, whose events these listeners take."""
 
 
@@ -31,10 +31,10 @@ class RunInProgress:
         self._has_begun = False
         self._is_cancelled = False
         self.listeners = Listeners(run_id)
-        self._run: Run[Any] | None = None
+        self._run: Run | None = None
         runs.add(self)
 
-    async def begun(self, begin: Begin) -> Run[Any]:
+    async def begun(self, begin: Begin) -> Run:
         """Begin the run. Raises ``RunCancelledError`` if it is cancelled before it has begun."""
         if self._is_cancelled:
             raise self._never_began()

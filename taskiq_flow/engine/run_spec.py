@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from taskiq_flow.dataflow.description import Description
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -18,8 +18,6 @@ from taskiq_flow.events import Listener
 from taskiq_flow.journal.finished import PassedOver, Positions
 from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
 from taskiq_flow.values.isolation import Isolation, Take, isolated
-
-N = TypeVar("N", bound=RunnableNode)
 
 TIMEOUT_LABEL = "timeout"
 """taskiq's label for the seconds that a task may run. It has an effect on coroutines only."""
@@ -148,7 +146,7 @@ NO_SESSIONS = EarlierSessions()
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpec(Generic[N]):
+class RunSpec:
     """The nodes of a run, in an order that follows the edges.
 
     ``of_each_task``: for each task that is sent, one node that calls it. ``inputs``: the run's
@@ -176,14 +174,14 @@ class RunSpec(Generic[N]):
     ``describe``: makes what listeners are told of the graph.
     """
 
-    nodes: Sequence[N] = ()
-    predecessors: Mapping[N, Sequence[N]] = field(default_factory=dict)
-    successors: Mapping[N, Sequence[N]] = field(default_factory=dict)
-    of_each_task: Sequence[N] = ()
-    priority: Mapping[N, float] = field(default_factory=dict)
-    joins: Mapping[N, Join] = field(default_factory=dict)
+    nodes: Sequence[DAGNode] = ()
+    predecessors: Mapping[Any, Sequence[DAGNode]] = field(default_factory=dict)
+    successors: Mapping[Any, Sequence[DAGNode]] = field(default_factory=dict)
+    of_each_task: Sequence[DAGNode] = ()
+    priority: Mapping[Any, float] = field(default_factory=dict)
+    joins: Mapping[Any, Join] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[N, NodeOptions] = field(default_factory=dict)
+    options: Mapping[Any, NodeOptions] = field(default_factory=dict)
     earlier: EarlierSessions = NO_SESSIONS
     task_suffix: str = ""
     stored_inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -196,6 +194,11 @@ class RunSpec(Generic[N]):
     ahead: Callable[[], int] | None = None
     shows_failures: bool = False
     describe: Callable[[], Description] = Description
+
+    @property
+    def has_generators(self) -> bool:
+        """Whether the items of some nodes are taken while their tasks run."""
+        return self.elements is not None and bool(self.elements.generators)
 
     @property
     def lists_at(self) -> int | None:

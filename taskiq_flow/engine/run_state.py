@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypedDict
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import FAILED
 from taskiq_flow.dispatch.encoding import RunnableNode
@@ -23,8 +24,6 @@ from taskiq_flow.errors import (
     describe,
 )
 from taskiq_flow.events import Failure
-
-N = TypeVar("N", bound=RunnableNode)
 
 _MOST_NAMED = 5
 """Nodes that a message names."""
@@ -49,6 +48,11 @@ def as_declared(node: Any) -> Any:
     return node.generator if isinstance(node, ItemsNode) else node
 
 
+def _has_task(node: object) -> bool:
+    """Whether a task is sent for a node of a ready set: for elements, not for mapped nodes."""
+    return isinstance(node, Element) or (isinstance(node, DAGNode) and not node.map_over)
+
+
 class Reached(TypedDict):
     """What every ``RunError`` carries."""
 
@@ -70,7 +74,7 @@ class Failures:
     skipped: Sequence[str] = ()
 
 
-class RunState(Generic[N]):
+class RunState:
     """Values by key, failures and skips by node name.
 
     ``failures``, ``skipped``: of nodes, and of the first 1,000 elements; ``skipped`` has those that
@@ -80,7 +84,7 @@ class RunState(Generic[N]):
     nodes. ``elements``: what the elements of mapped nodes have given, if there are any.
     """
 
-    def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
+    def __init__(self, run_id: str, spec: RunSpec) -> None:
         self.run_id = run_id
         self.elements: ElementValues | None = None
         self.partial: dict[str, list[Any]] = {}
@@ -98,7 +102,7 @@ class RunState(Generic[N]):
         """What has failed so far."""
         return Failures(self.failures, self.failure_count, self.skipped)
 
-    def add_failure(self, node: N, error: BaseException) -> None:
+    def add_failure(self, node: RunnableNode, error: BaseException) -> None:
         """A node has failed for good."""
         self._not_completed[node.task_name] = "failed"
         self._failed_nodes[as_declared(as_whole(node))] = None
@@ -114,7 +118,7 @@ class RunState(Generic[N]):
         if self.elements is not None and isinstance(node, Element):
             self.elements.add_failure(node, failure)
 
-    def add_skip(self, node: N, reason: SkipReason) -> None:
+    def add_skip(self, node: RunnableNode, reason: SkipReason) -> None:
         """A node does not run, because of a failure or of a condition."""
         self._not_completed[node.task_name] = reason
         is_listed = not isinstance(node, Element) or len(self.skipped) < MOST_FAILURES
@@ -131,7 +135,7 @@ class RunState(Generic[N]):
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
             failures.sort(key=place_of)
 
-    def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
+    def reason_to_skip(self, node: RunnableNode) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
         if isinstance(node, Element):
             dependencies = node.dependencies
@@ -184,14 +188,16 @@ class RunState(Generic[N]):
         )
 
     def timed_out(
-        self, seconds: float, in_progress: Sequence[str], waiting: int
+        self, seconds: float, in_progress: Sequence[Any], unfinished: int
     ) -> RunTimeoutError:
         """The error of a run that took too long.
 
-        ``in_progress``: names of the nodes that had started; ``waiting``: how many had not.
+        ``in_progress``: the nodes that had started; ``unfinished``: how many had not ended.
         """
-        named = ", ".join(map(repr, in_progress[:_MOST_NAMED]))
-        if (more := len(in_progress) - _MOST_NAMED) > 0:
+        names = [node.task_name for node in in_progress if _has_task(node)]
+        waiting = unfinished - len(in_progress)
+        named = ", ".join(map(repr, names[:_MOST_NAMED]))
+        if (more := len(names) - _MOST_NAMED) > 0:
             named += f" and {more} more"
         state = f"in progress were {named}" if named else "no node was in progress"
         if waiting:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq import AsyncBroker, InMemoryBroker
 
@@ -30,10 +30,8 @@ from taskiq_flow.middleware import wire_of
 from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
 from taskiq_flow.values.results import failed
 
-N = TypeVar("N", bound=RunnableNode)
 
-
-class Sender(Generic[N]):
+class Sender:
     """Carries out the verdicts ``Send``, ``LookUp`` and ``PickUp`` of one run.
 
     ``inputs_needed``: started nodes whose inputs are not encoded yet, or may have to be encoded
@@ -45,17 +43,17 @@ class Sender(Generic[N]):
     def __init__(
         self,
         run_id: str,
-        spec: RunSpec[N],
+        spec: RunSpec,
         broker: AsyncBroker,
         dispatcher: Dispatcher,
         completions: Completions,
-        events: RunEvents[N],
+        events: RunEvents,
         log: LogWriter[Any] | None,
         cached: CachedResults | None,
-        inputs_needed: dict[N, NodeRun[N]],
+        inputs_needed: dict[RunnableNode, NodeRun],
         *,
-        carry_out: Callable[[NodeRun[N], Verdict], None],
-        taken: Callable[[NodeRun[N]], None],
+        carry_out: Callable[[NodeRun, Verdict], None],
+        taken: Callable[[NodeRun], None],
         reference_above: int | None,
     ) -> None:
         self._run_id = run_id
@@ -81,7 +79,7 @@ class Sender(Generic[N]):
         """The run is over. A cancellation is passed on from now on: it is no failed send."""
         self._is_over = True
 
-    def send(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def send(self, node_run: NodeRun) -> RestOfStart | None:
         """Send the next attempt of a node."""
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options, grant = node_run.sent_node, node_run.options, node_run.grant
@@ -98,7 +96,8 @@ class Sender(Generic[N]):
             node_run.settle(task_id, failed(error))
             return None
         if self._log is not None:
-            self._note(node_run, self._log)
+            node, number = node_run.node, node_run.log_number
+            self._log.append(record(SENT, node.task_name, number, source_digest(node)))
         context: Context | None = None
         if self._listeners.are_present:
             self._events.sent(node_run)
@@ -140,11 +139,11 @@ class Sender(Generic[N]):
             address = address.with_label(BEGIN_LABEL, TELL_AT_ONCE)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
-    def _is_by_value(self, node_run: NodeRun[N]) -> bool:
+    def _is_by_value(self, node_run: NodeRun) -> bool:
         """Whether a node's result is passed by value in any case."""
         return as_whole(node_run.node) in self._by_value
 
-    def _as_sent(self, node_run: NodeRun[N]) -> Mapping[str, Any]:
+    def _as_sent(self, node_run: NodeRun) -> Mapping[str, Any]:
         """A node's inputs, with handles in place of those that are stored.
 
         The inputs may be all values of the run: what is done here must not grow with it.
@@ -158,7 +157,7 @@ class Sender(Generic[N]):
         }
 
     def _rest(
-        self, node_run: NodeRun[N], task_id: str, sending: Sending, context: Context | None
+        self, node_run: NodeRun, task_id: str, sending: Sending, context: Context | None
     ) -> RestOfStart:
         """What is left of a start while the broker has not taken the task."""
         node_run.is_being_sent = True
@@ -170,7 +169,7 @@ class Sender(Generic[N]):
 
     def _end_sending(
         self,
-        node_run: NodeRun[N],
+        node_run: NodeRun,
         task_id: str,
         repeat: RestOfSend,
         context: Context | None,
@@ -188,7 +187,7 @@ class Sender(Generic[N]):
         return None
 
     async def _finish_sending(
-        self, node_run: NodeRun[N], task_id: str, sending: RestOfSend, context: Context | None
+        self, node_run: NodeRun, task_id: str, sending: RestOfSend, context: Context | None
     ) -> None:
         try:
             if context is None:
@@ -207,53 +206,48 @@ class Sender(Generic[N]):
             if node_run.task_id == task_id:  # else it is the next attempt that is being sent
                 self._note_sent(node_run)
 
-    def _note_sent(self, node_run: NodeRun[N]) -> None:
+    def _note_sent(self, node_run: NodeRun) -> None:
         node_run.is_being_sent = False
         if not node_run.options.keeps_inputs:
             self._inputs_needed.pop(node_run.node, None)
 
-    def _settle_unsent(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
+    def _settle_unsent(self, node_run: NodeRun, task_id: str, error: BaseException) -> None:
         """Settle a task as failed because it could not be sent, unless it is settled already."""
         if self._completions.forget(task_id):
             if not isinstance(error, SerializationError):  # the broker may have taken it
                 self._completions.revoke_task(task_id)
             node_run.settle(task_id, failed(error))
 
-    async def pick_up(self, node_run: NodeRun[N]) -> None:
+    async def pick_up(self, node_run: NodeRun) -> None:
         """Ask the result backend how an earlier engine's attempt has ended."""
         task_id = node_run.continue_attempt(self._run_id)
-        backend, return_type = self._broker.result_backend, self._return_type(node_run)
+        address, broker = self._dispatcher.address(node_run.sent_node), self._broker
         limit = None if self._is_by_value(node_run) else self._reference_above
-        result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
+        result = await pick_up(
+            broker.result_backend, limit, task_id, address.return_type, wire_of(broker)
+        )
         if result is None:
             self._carry_out_unless_over(node_run, node_run.on_ready())
         else:
             node_run.settle(task_id, result)
 
-    async def look_up(self, node_run: NodeRun[N]) -> None:
+    async def look_up(self, node_run: NodeRun) -> None:
         """Ask the cache for a node's result."""
         found = None if self._cached is None else await self._cached.look_up(node_run)
         self._carry_out_unless_over(node_run, node_run.on_looked_up(found))
 
-    def _carry_out_unless_over(self, node_run: NodeRun[N], verdict: Verdict) -> None:
+    def _carry_out_unless_over(self, node_run: NodeRun, verdict: Verdict) -> None:
         if not self._is_over:
             self._carry_out(node_run, verdict)
 
-    def ends_by_itself(self, node_run: NodeRun[N]) -> bool:
+    def ends_by_itself(self, node_run: NodeRun) -> bool:
         """Whether a worker ends the node's attempt when its time is over."""
         if node_run.grant is not None:
             return False  # only the engine knows the time of an item
         return self._dispatcher.address(node_run.sent_node).is_async
 
-    def _return_type(self, node_run: NodeRun[N]) -> Any:
-        return self._dispatcher.address(node_run.sent_node).return_type
-
-    def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
-        node = node_run.node
-        log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
-
     def _with_labels_of_listeners(
-        self, node_run: NodeRun[N], address: Address
+        self, node_run: NodeRun, address: Address
     ) -> tuple[Context, Address]:
         """The address with the labels of listeners, and the context in which it is sent to."""
         context, labels = self._events.labels(node_run)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
-
-N = TypeVar("N", bound=Hashable)
 
 STANDSTILL = 5.0
 """Seconds in which nothing moves."""
 
 
-class Standstill(Generic[N]):
+class Standstill:
     """Looks after the tasks of one run that were sent to workers and have not begun.
 
     ``end``: called when some have not, and nothing has moved for ``STANDSTILL`` seconds. Returns
@@ -22,20 +19,20 @@ class Standstill(Generic[N]):
     def __init__(self, end: Callable[[], bool]) -> None:
         self._end = end
         self._loop = asyncio.get_running_loop()
-        self._not_begun: set[N] = set()
+        self._not_begun: set[Hashable] = set()
         self._moves = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def sent(self, task: N) -> None:
+    def sent(self, task: Hashable) -> None:
         """A task is sent."""
         self._not_begun.add(task)
 
-    def begun(self, task: N) -> None:
+    def begun(self, task: Hashable) -> None:
         """A worker has begun a task. It says so with each heartbeat."""
         if task in self._not_begun:
             self.moved(task)
 
-    def moved(self, task: N) -> None:
+    def moved(self, task: Hashable) -> None:
         """A task has begun, has given something, or has ended."""
         self._moves += 1
         self._not_begun.discard(task)

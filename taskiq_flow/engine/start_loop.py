@@ -6,9 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Generic, NamedTuple
-
-from taskiq_flow.dataflow.ready_set import N
+from typing import Any, NamedTuple
 
 SLICE = 48
 """Nodes that are started in a row before other callbacks of the event loop have their turn.
@@ -39,7 +37,7 @@ RestOfStart = Coroutine[Any, Any, None] | UnderWay
 """The part of a node's start that takes time."""
 
 
-class StartLoop(Generic[N]):
+class StartLoop:
     """Takes nodes from a ready set and starts them.
 
     ``pop``: gives the next node that may start, or ``None``. ``start``: starts a node. It may
@@ -49,8 +47,8 @@ class StartLoop(Generic[N]):
 
     def __init__(
         self,
-        pop: Callable[[], N | None],
-        start: Callable[[N], RestOfStart | None],
+        pop: Callable[[], Any],
+        start: Callable[[Any], RestOfStart | None],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._pop = pop

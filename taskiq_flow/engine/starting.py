@@ -55,12 +55,12 @@ class Starter:
         self,
         listeners: Listeners,
         run_id: str,
-        spec: RunSpec[Any],
+        spec: RunSpec,
         log: LogWriter[Any] | None,
         earlier_sessions: Iterable[str] = (),
         *,
         is_named: bool,
-    ) -> Run[Any]:
+    ) -> Run:
         """Connect, open the log, and start the run. Closes what was opened if that fails.
 
         ``listeners``: of this run; those of the engine are added. ``is_named``: whether another run
@@ -68,7 +68,7 @@ class Starter:
         """
         broker = self._broker
         suffix = new_task_suffix() if is_named else ""
-        run: Run[Any] | None = None
+        run: Run | None = None
         try:
             check_readable(broker)
             if log is not None and self._settings.reference_above is not None:
@@ -76,12 +76,10 @@ class Starter:
             connection = await connect(
                 broker,
                 run_id,
+                spec,
+                self._settings,
                 lost_after=self._lost_after,
-                reference_above=self._settings.reference_above,
                 is_journaled=log is not None,
-                keeps_values=not spec.sources,
-                has_generators=spec.elements is not None and bool(spec.elements.generators),
-                isolation=self._settings.isolation,
             )
             dispatcher = Dispatcher(
                 broker,
@@ -126,9 +124,9 @@ class Starter:
             raise
         return run
 
-    def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
+    def _check(self, spec: RunSpec, dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
-        if spec.elements is not None and spec.elements.generators and not tells_begin:
+        if spec.elements is not None and spec.has_generators and not tells_begin:
             node = next(iter(spec.elements.generators))
             raise ConfigurationError(
                 f"the items of node {node.task_name!r}, a generator, are taken one by one, and the "
@@ -147,14 +145,12 @@ class Starter:
                     "FlowMiddleware to it, here and where its workers run"
                 )
 
-    def _refers(self, spec: RunSpec[Any]) -> bool:
+    def _refers(self, spec: RunSpec) -> bool:
         """Whether there may be handles among the values of a run, and within its lists."""
         is_limited = self._settings.reference_above is not None
         return is_limited or any(map(holds_handles, spec.inputs.values()))
 
-    async def _stored_inputs(
-        self, spec: RunSpec[Any], run_id: str, session: str
-    ) -> Mapping[str, Any]:
+    async def _stored_inputs(self, spec: RunSpec, run_id: str, session: str) -> Mapping[str, Any]:
         """Handles of the run's large inputs, if these are to go by reference.
 
         A list of which nodes only take the elements is not stored.
@@ -172,14 +168,14 @@ class Starter:
         inputs = {key: value for key, value in spec.inputs.items() if key in taken}
         return await store_large_inputs(backend, inputs, limit, run_id, is_outage, wire, folder)
 
-    def _cache(self, spec: RunSpec[Any]) -> ValueCache | None:
+    def _cache(self, spec: RunSpec) -> ValueCache | None:
         if all(options.cache is None for options in spec.options.values()):
             return None
         return ValueCache(ResultCache.of(self._cache_store), self._values)
 
 
-def _kind_of(spec: RunSpec[Any]) -> type[Run[Any]]:
+def _kind_of(spec: RunSpec) -> type[Run]:
     """The class of a run, by whether it has mapped nodes, and generators among these."""
     if spec.elements is None:
         return Run
-    return GeneratingRun if spec.elements.generators else MappedRun
+    return GeneratingRun if spec.has_generators else MappedRun

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from taskiq_flow.cache.results import PendingResult
 from taskiq_flow.dataflow.condition import is_true
@@ -16,10 +16,8 @@ from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import NODE_ERRORS
 
-N = TypeVar("N", bound=RunnableNode)
 
-
-class Suspended(Generic[N]):
+class Suspended:
     """Holds the nodes of one run that wait. A suspended node has no place of ``max_parallel``.
 
     A node whose condition is being awaited keeps its place; each other one is suspended.
@@ -30,10 +28,10 @@ class Suspended(Generic[N]):
     def __init__(
         self,
         ready: ReadySet[Any],
-        timers: Timers[NodeRun[N]],
+        timers: Timers,
         *,
         advance: Callable[[], None],
-        carry_out: Callable[[NodeRun[N], Verdict], None],
+        carry_out: Callable[[NodeRun, Verdict], None],
         end: Callable[[BaseException], None],
     ) -> None:
         self._ready = ready
@@ -43,23 +41,23 @@ class Suspended(Generic[N]):
         self._end = end
         self._is_stopped = False
         self._pending_results: dict[
-            NodeRun[N], tuple[PendingResult, Callable[[object], None]]
+            NodeRun, tuple[PendingResult, Callable[[object], None]]
         ] = {}  # by node: what it waits for, and the callback there
-        self.node_runs: dict[N, NodeRun[N]] = {}
+        self.node_runs: dict[RunnableNode, NodeRun] = {}
         self.answers: set[asyncio.Future[object]] = set()  # of async conditions
 
-    def add(self, node_run: NodeRun[N], *, keeps_gate: bool = False) -> None:
+    def add(self, node_run: NodeRun, *, keeps_gate: bool = False) -> None:
         """Suspend a node until the ready set has it queued again."""
         self._ready.suspend(node_run.node, keeps_gate=keeps_gate)
         self.node_runs[node_run.node] = node_run
 
-    def wait(self, node_run: NodeRun[N], seconds: float) -> None:
+    def wait(self, node_run: NodeRun, seconds: float) -> None:
         """Start a node again after ``seconds``."""
         self._add_unless_suspended(node_run)
         self._timers.set(node_run, seconds, self._start_again)
         self._advance()
 
-    def wait_for(self, node_run: NodeRun[N], pending: PendingResult) -> None:
+    def wait_for(self, node_run: NodeRun, pending: PendingResult) -> None:
         """Start a node again when there is a result that another one computes."""
 
         def start_again(_: object) -> None:
@@ -72,18 +70,18 @@ class Suspended(Generic[N]):
         pending.wait(start_again)
         self._advance()
 
-    def _add_unless_suspended(self, node_run: NodeRun[N]) -> None:
+    def _add_unless_suspended(self, node_run: NodeRun) -> None:
         if self._ready.is_suspended(node_run.node):  # it is a generator that was blocked
             self.node_runs[node_run.node] = node_run
         else:
             self.add(node_run)
 
-    def _start_again(self, node_run: NodeRun[N]) -> None:
+    def _start_again(self, node_run: NodeRun) -> None:
         if not self._is_stopped:
             self._ready.requeue(node_run.node)
             self._advance()
 
-    def ask(self, node_run: NodeRun[N], answer: Awaitable[object]) -> None:
+    def ask(self, node_run: NodeRun, answer: Awaitable[object]) -> None:
         """Await the answer of a condition, in a context of its own."""
         future = copy_context().run(asyncio.ensure_future, answer)
         if self._is_stopped:  # the condition itself may have cancelled the run
@@ -91,7 +89,7 @@ class Suspended(Generic[N]):
         self.answers.add(future)
         future.add_done_callback(partial(self._answered, node_run))
 
-    def _answered(self, node_run: NodeRun[N], future: asyncio.Future[object]) -> None:
+    def _answered(self, node_run: NodeRun, future: asyncio.Future[object]) -> None:
         self.answers.discard(future)
         try:
             verdict = node_run.on_answer(is_wanted=is_true(future.result()))

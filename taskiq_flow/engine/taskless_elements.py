@@ -36,14 +36,14 @@ class TasklessElements:
 
     def __init__(
         self,
-        spec: RunSpec[Any],
+        spec: RunSpec,
         lists: Lists,
         values: ElementValues,
         earlier: EarlierElements,
         caller: MappedCallbacks,
         *,
         deliver: Callable[[Any, Any], None],
-        events: RunEvents[Any],
+        events: RunEvents,
         replay: Replay,
         log: LogWriter[Any] | None,
         input_node: DAGNode | None,

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
-
-K = TypeVar("K", bound=Hashable)
+from collections.abc import Callable
+from typing import Any
 
 
-class Timers(Generic[K]):
+class Timers:
     """One timer for each key. A timer that is set again replaces the one before."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._timers: dict[Any, asyncio.TimerHandle] = {}
 
-    def set(self, key: K, seconds: float, call: Callable[[K], None]) -> None:
+    def set(self, key: Any, seconds: float, call: Callable[[Any], None]) -> None:
         """Call ``call(key)`` after ``seconds``. Infinite seconds set no timer."""
         self.cancel(key)
         if math.isfinite(seconds):
             self._timers[key] = self._loop.call_later(seconds, self._expire, key, call)
 
-    def cancel(self, key: K) -> None:
+    def cancel(self, key: Any) -> None:
         """Drop the key's timer, if it has one."""
         if self._timers and (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
@@ -34,6 +32,6 @@ class Timers(Generic[K]):
             timer.cancel()
         self._timers.clear()
 
-    def _expire(self, key: K, call: Callable[[K], None]) -> None:
+    def _expire(self, key: Any, call: Callable[[Any], None]) -> None:
         del self._timers[key]
         call(key)

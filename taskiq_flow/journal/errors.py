@@ -23,27 +23,12 @@ def not_found(run_id: str) -> RunNotFoundError:
     return RunNotFoundError(f"the journal has no run {run_id!r}; {HOW_TO_LIST}", run_id=run_id)
 
 
-def no_file(path: object) -> JournalError:
-    """The error of reading a file that is not there, which opening it would create."""
-    return JournalError(
-        f"there is no journal at {str(path)!r}; give the file to which an engine writes its runs"
-    )
-
-
 def replaced(run_id: str) -> RunNotFoundError:
     """The error of a run that was deleted while it was read, and whose id another run has now."""
     return RunNotFoundError(
         f"run {run_id!r} was deleted while it was read, and another run has its id now; read that "
         "one from its beginning",
         run_id=run_id,
-    )
-
-
-def recorded(run_id: str) -> JournalError:
-    """The error of a run that was recorded without its values."""
-    return JournalError(
-        f"run {run_id!r} was recorded by a Recorder, without its values, and cannot be continued; "
-        "begin it again under another run_id, on an engine with journal="
     )
 
 
@@ -84,12 +69,4 @@ def damaged(run_id: str, error: object) -> JournalError:
     return JournalError(
         f"the log of run {run_id!r} is damaged ({error}) and was left unchanged; restore the "
         "journal from a copy, or start the run again under another run_id"
-    )
-
-
-def later_events(run_id: str, version: object, known: int) -> JournalError:
-    """The error of events in the form of a later version."""
-    return JournalError(
-        f"the events of run {run_id!r} were written in form {version}, and this version of "
-        f"taskiq_flow reads form {known}; read them with the version that wrote them"
     )

@@ -194,7 +194,10 @@ async def restore_run(
                     restored.apply(entry)
     if restored is None:
         if stores_events(journal) and not (await journal.summary(run_id)).is_resumable:
-            raise errors.recorded(run_id)
+            raise JournalError(
+                f"run {run_id!r} was recorded by a Recorder, without its values, and cannot be "
+                "continued; begin it again under another run_id, on an engine with journal="
+            )
         raise errors.damaged(run_id, "it is empty")
     if not is_written_by(journal.serializer, restored.header.serializer):
         raise JournalError(

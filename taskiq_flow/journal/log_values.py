@@ -154,58 +154,47 @@ def _missing(
     restored: RestoredRun, name: str, itself: NodeFailed | NodeSkipped | None = None
 ) -> MissingNodeError:
     """``itself``: how a node has ended that has elements."""
-    why = _why(restored, name) if itself is None else _why_not(restored, itself)
     return MissingNodeError(
-        f"run {restored.run_id!r} has no value of {name!r} in the journal: {why}",
+        f"run {restored.run_id!r} has no value of {name!r} in the journal: "
+        f"{_why(restored, name, itself)}",
         reference=name,
     )
 
 
-def _why_not(restored: RestoredRun, itself: NodeFailed | NodeSkipped) -> str:
-    """Why a node has no value that has elements."""
-    how = "has failed" if isinstance(itself, NodeFailed) else "was skipped"
-    hint = f"; {_stored_text(stored)}" if (stored := _stored(restored, itself.task_name)) else ""
-    what = "node" if itself.task_name in restored.header.nodes else "element"
-    return f"the {what} {how}{hint}"
+def _why(restored: RestoredRun, name: str, itself: NodeFailed | NodeSkipped | None) -> str:
+    """Why the log has no value of that name."""
+    nodes, of_node, stored = restored.header.nodes, parted(name)[0], _stored_text(restored, name)
+    what = "node" if name in nodes else "element"
+    if itself is not None:
+        how = "has failed" if isinstance(itself, NodeFailed) else "was skipped"
+        return f"the {what} {how}{stored and f'; {stored}'}"
+    if (entry := restored.results.get(name)) is not None:
+        return stored or f"it was passed by reference; task {entry.data.decode()!r} has it"
+    if name in restored.failed:
+        return f"the {what} has failed"
+    if name in nodes:
+        has_begun = any(parted(other)[0] == name for other in restored.attempts if other != name)
+        return stored or (
+            "no element of the mapped node has completed"
+            if has_begun
+            else "the node has not completed, or is mapped over an empty list"
+        )
+    if of_node in nodes:
+        return f"node {of_node!r} has no such element, or the element has not completed"
+    return "no node or input has that name"
 
 
-def _stored(restored: RestoredRun, name: str) -> list[str]:
-    """The elements of a node or an element that the log has, and not those within these."""
+def _stored_text(restored: RestoredRun, name: str) -> str:
+    """Which elements of a node or an element the log has; those within these are not counted."""
     depths = {e: len(parted(e)[1]) for e in restored.results if e != name}
     first = min(depths.values(), default=0)
-    return [element for element, depth in depths.items() if depth == first]
-
-
-def _stored_text(stored: list[str]) -> str:
+    stored = [element for element, depth in depths.items() if depth == first]
+    if not stored:
+        return ""
     return (
         f"its elements are stored one by one, {len(stored)} of them; ask for one, such as "
         f"{stored[0]!r}"
     )
-
-
-def _why(restored: RestoredRun, name: str) -> str:
-    """Why the log has no value of that name."""
-    nodes, of_node = restored.header.nodes, parted(name)[0]
-    if (stored := _stored(restored, name)) and name in restored.results:
-        return _stored_text(stored)
-    if (entry := restored.results.get(name)) is not None:
-        return f"it was passed by reference; task {entry.data.decode()!r} has it"
-    if name in restored.failed:
-        return f"the {'node' if name in nodes else 'element'} has failed"
-    if name not in nodes:
-        if of_node not in nodes:
-            return "no node or input has that name"
-        return f"node {of_node!r} has no such element, or the element has not completed"
-    return _why_not_whole(restored, name)
-
-
-def _why_not_whole(restored: RestoredRun, name: str) -> str:
-    """Why the log has no value of a node that has not failed itself."""
-    if stored := _stored(restored, name):
-        return _stored_text(stored)
-    if any(parted(element)[0] == name for element in restored.attempts if element != name):
-        return "no element of the mapped node has completed"
-    return "the node has not completed, or is mapped over an empty list"
 
 
 def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:

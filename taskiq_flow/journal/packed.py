@@ -18,8 +18,8 @@ from itertools import compress
 from operator import attrgetter
 from typing import Any
 
+from taskiq_flow.errors import JournalError
 from taskiq_flow.events import Event, Index
-from taskiq_flow.journal import errors
 from taskiq_flow.notes import (
     BEGAN,
     COMPLETED,
@@ -72,7 +72,8 @@ class PackedWriter:
             columns["of"] = _column("I", map(places.__getitem__, attempts))
             content["attempt"] = _unless([*map(_number_of, attempts)], 1)
             told = codes.replace(OTHER, "")
-            content["worker"] = _workers([*_about(BEGAN, told, attempts)])
+            workers = [*map(_worker_of, _about(BEGAN, told, attempts))]
+            content["worker"] = _printable(workers[:1] if len({*workers}) == 1 else workers)
             if completed := [*_about(COMPLETED, told, attempts)]:
                 content["value"] = [
                     value if type(value) is int and -_LARGE < value < _LARGE else _shown(value)
@@ -112,19 +113,17 @@ def _about(about: str, told: str, attempts: Iterable[Attempt]) -> Iterator[Attem
     return compress(attempts, map(about.__eq__, told))
 
 
-def _workers(begun: Sequence[Attempt]) -> Sequence[str]:
-    workers = [*map(_worker_of, begun)]
-    return _printable(workers[:1] if len({*workers}) == 1 else workers)
-
-
 def read_packed(run_id: str, content: Mapping[str, Any]) -> Iterator[Event | Mapping[str, Any]]:
     """The events of a line, and what the line has of others in the form of ``to_dict``.
 
     Raises ``JournalError`` for a line of a later version, and ``ValueError`` or ``LookupError`` for
     one that is damaged.
     """
-    if content[PACKED] != VERSION:
-        raise errors.later_events(run_id, content[PACKED], VERSION)
+    if (form := content[PACKED]) != VERSION:
+        raise JournalError(
+            f"the events of run {run_id!r} were written in form {form}, and this version of "
+            f"taskiq_flow reads form {VERSION}; read them with the version that wrote them"
+        )
     attempts, rest = _attempts(content), [*reversed(content.get("others", ()))]
     for seq, code in enumerate(content["events"], content["seq"]):
         if code == OTHER:

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from taskiq_flow.dataflow.options import Seconds, in_seconds
 from taskiq_flow.errors import (
     ConfigurationError,
+    JournalError,
     MissingNodeError,
     RunLockedError,
     RunNotFoundError,
@@ -151,12 +152,9 @@ class RunReader:
         interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed, and
         ``RunNotFoundError`` if the run is deleted meanwhile, also if another has its id then.
         """
-        store, mark, is_over, started = self._store, None, False, 0.0
-        if follow and store is None:
-            raise ConfigurationError(
-                f"{type(self.journal).__name__} stores no events, so its runs cannot be followed; "
-                "read them again later, or give the journal the methods of EventJournal"
-            )
+        mark, is_over, started = None, False, 0.0
+        lack = "stores no events, so its runs cannot be followed; read them again later"
+        store = self._event_journal(lack) if follow else None
         while True:
             started = started or await self._started(run_id)
             async with aclosing(self._stored(run_id, after, started)) as events:
@@ -164,7 +162,7 @@ class RunReader:
                     if event.seq > after:
                         after = event.seq
                         yield event
-            if not follow or store is None:
+            if store is None:
                 return
             run = await self.run(run_id)
             if started and run.started != started:
@@ -205,15 +203,12 @@ class RunReader:
         """
         if request not in get_args(Request):
             raise ValueError(f"request is {request!r}; give 'cancel'")
-        if self._store is None:
-            raise ConfigurationError(
-                f"{type(self.journal).__name__} takes no requests; cancel the run in the process "
-                "of its engine, or give the journal the methods of EventJournal"
-            )
+        lack = "takes no requests; cancel the run in the process of its engine"
+        store = self._event_journal(lack)
         run = await self.run(run_id)
         if run.status != "running" or not run.is_resumable:
             return False
-        await self._store.request(run_id, request)
+        await store.request(run_id, request)
         return True
 
     async def prune(
@@ -230,12 +225,7 @@ class RunReader:
             raise ValueError("nothing says which runs to delete; give older_than= or keep=")
         if keep is not None and keep < 0:
             raise ValueError(f"keep is {keep!r}; give the number of runs to keep, from 0 on")
-        store = self._store
-        if store is None:
-            raise ConfigurationError(
-                f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
-                "one, or give the journal the methods of EventJournal"
-            )
+        store = self._event_journal("does not tell the age of runs; delete them one by one")
         if self._lacks_file():
             return []
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
@@ -258,6 +248,15 @@ class RunReader:
     def __repr__(self) -> str:
         return f"<RunReader of {self.journal!r}>"
 
+    def _event_journal(self, lack: str) -> EventJournal:
+        """The journal. Raises ``ConfigurationError``, with ``lack``, if it stores no events."""
+        if self._store is None:
+            raise ConfigurationError(
+                f"{type(self.journal).__name__} {lack}, or give the journal the methods of "
+                "EventJournal"
+            )
+        return self._store
+
     def _lacks_file(self) -> bool:
         """Whether nothing was written to the journal's file yet. Opening it would create it.
 
@@ -266,7 +265,10 @@ class RunReader:
         if not isinstance(self.journal, SqliteJournal) or self.journal.file.is_written():
             return False
         if self._is_path:
-            raise errors.no_file(self.journal.file.path)
+            path = str(self.journal.file.path)
+            raise JournalError(
+                f"there is no journal at {path!r}; give the file to which an engine writes its runs"
+            )
         return True
 
     def _check_has_file(self, run_id: str) -> None:

@@ -69,9 +69,7 @@ class RedisJournal:
         self._url = url
         self._make_client = clients.make
         self._most_connections = clients.most_connections or MAX_CONNECTIONS
-        self._of_loops: dict[
-            tuple[int, asyncio.AbstractEventLoop], _OfLoop
-        ] = {}  # and of processes
+        self._of_loops: dict[_Here, _OfLoop] = {}
         self._has_answered = False
         self._is_outage = is_outage
         self._errors = (OSError, exceptions.RedisError)
@@ -311,9 +309,7 @@ class RedisJournal:
             await anext(of_loop.open)
         return of_loop
 
-    async def _kept_open(
-        self, client: Any, here: tuple[int, asyncio.AbstractEventLoop]
-    ) -> AsyncGenerator[None, None]:
+    async def _kept_open(self, client: Any, here: _Here) -> AsyncGenerator[None, None]:
         """Close the client when this is closed, as ``asyncio.run`` closes generators at its end."""
         try:
             yield
@@ -332,7 +328,11 @@ class _OfLoop:
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
-def _here() -> tuple[int, asyncio.AbstractEventLoop]:
+_Here = tuple[int, asyncio.AbstractEventLoop]
+"""A process and an event loop."""
+
+
+def _here() -> _Here:
     return os.getpid(), asyncio.get_running_loop()
 
 

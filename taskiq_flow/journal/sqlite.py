@@ -75,7 +75,7 @@ class SqliteJournal:
                 raise errors.exists(run_id) from None
             rows.forget_events(connection, run)
             if batch is not None:
-                rows.write_summary(connection, run, batch.summary, expires)
+                rows.renew(connection, encoded(run_id), lease.owner, batch.summary, expires)
             rows.write(connection, run, chunk, batch)
 
         await self.file.write(insert)

@@ -58,16 +58,6 @@ def forget_events(connection: sqlite3.Connection, run: int) -> None:
     connection.execute("DELETE FROM events WHERE run = ?", (run,))
 
 
-def write_summary(
-    connection: sqlite3.Connection, run: int, summary: RunSummary, expires: float
-) -> None:
-    """Write the summary of a run that was just created."""
-    connection.execute(
-        f"UPDATE runs SET expires = ?, {_ASSIGNED} WHERE number = ?",  # noqa: S608
-        (expires, *_values(summary), run),
-    )
-
-
 def renew(
     connection: sqlite3.Connection, run_id: bytes, owner: str, summary: RunSummary, expires: float
 ) -> tuple[int] | None:

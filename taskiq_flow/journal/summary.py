@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -93,7 +94,7 @@ class SummaryWriter:
         self._outcome: Outcome | None = None
         self._ended: float | None = None
         self._levels: dict[str, int] = {}
-        self._elements: dict[str, ElementsView] = {}
+        self._elements = defaultdict[str, ElementsView](ElementsView)  # by mapped node
         self._open: set[str] = set()  # mapped nodes of which not all elements are known
         self._in_flight: set[str] = set()  # elements of these
         self._is_continued = False
@@ -140,12 +141,12 @@ class SummaryWriter:
         name, whole = node.task_name, name_of_map(node.task_name)
         if whole in self._open and name not in self._in_flight:
             self._in_flight.add(name)
-            self._elements_of(whole).see()
+            self._elements[whole].see()
 
     def _complete(self, node: Any) -> None:
         self._completed += 1
         if node.index is not None:
-            elements = self._elements_of(name_of_map(node.task_name))
+            elements = self._elements[name_of_map(node.task_name)]
             elements.end("completed", is_seen=self._was_seen(node.task_name))
 
     def _was_seen(self, name: str) -> bool:
@@ -173,16 +174,11 @@ class SummaryWriter:
         self._levels = dict(event.mapped)
         self._open = set(event.mapped)
         self._in_flight.clear()
-        self._elements = {name: ElementsView(levels) for name, levels in event.mapped.items()}
+        self._elements.clear()
+        self._elements |= {name: ElementsView(levels) for name, levels in event.mapped.items()}
         self._is_plain = not event.mapped
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
-
-    def _elements_of(self, whole: str) -> ElementsView:
-        """The elements of a mapped node."""
-        if (elements := self._elements.get(whole)) is None:
-            elements = self._elements[whole] = ElementsView()
-        return elements
 
     def _count_missing(self, event: NodeFailed | NodeSkipped) -> None:
         """A node or an element has no result. A list that will have no elements counts as one."""
@@ -192,7 +188,7 @@ class SummaryWriter:
             self._skipped += 1
         name = event.task_name
         if event.index is not None:
-            elements, depth = self._elements_of(name_of_map(name)), depth_of(name)
+            elements, depth = self._elements[name_of_map(name)], depth_of(name)
         elif name in self._elements:
             elements, depth = self._elements[name], 0
         else:
@@ -206,7 +202,7 @@ class SummaryWriter:
         """A list of elements, or one of lists, which are counted when they are known."""
         name = event.task_name
         whole = name if name in self._levels else name_of_map(name)
-        elements = self._elements_of(whole)
+        elements = self._elements[whole]
         elements.tell(0 if whole == name else depth_of(name), event.count)
         if elements.are_all_known:
             self._open.discard(whole)

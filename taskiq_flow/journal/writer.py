@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.cleanup import to_the_end, until_ended, was_cancelled
+from taskiq_flow.cleanup import end, to_the_end, was_cancelled
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
 from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.lease import new_owner
@@ -213,12 +213,10 @@ class LogWriter(Generic[T]):
         self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
-            writer.cancel()  # has an effect only if the store hangs
-            await until_ended([writer], CLOSING_GRACE)
+            await end([writer], CLOSING_GRACE)  # has an effect only if the store hangs
         self._is_stopped = True
         if self._renewer is not None:
-            self._renewer.cancel()
-            await until_ended([self._renewer], CLOSING_GRACE)
+            await end([self._renewer], CLOSING_GRACE)
         await self.release()
 
     def _wake(self) -> None:

@@ -41,13 +41,17 @@ _LONGEST_BAR = 40
 _NAME_SHARE = 3
 """Names take up to this part of the width."""
 
-_STYLES = {
+STYLES = {
     "completed": "green",
     "failed": "bold red",
+    "interrupted": "bold red",
     "cancelled": "yellow",
     "running": "cyan",
     "queued": "dim",
+    "skipped": "dim",
 }
+"""The style of each state."""
+
 _IN_ASCII = str.maketrans({"✓": "+", "✗": "x", "⊘": "-", "●": "*", "○": "o", "━": "=", "…": "."})
 
 
@@ -185,7 +189,7 @@ class Terminal:
         shown.truncate(max(room, _SHORTEST_NAME), overflow="ellipsis")
         return (
             Text(" " * indent)
-            .append(SIGNS[state], style=_STYLES[state])
+            .append(SIGNS[state], style=STYLES[state])
             .append(" ")
             .append_text(shown)
         )

@@ -60,12 +60,12 @@ class PipelineJob:
             return None
         told = json.loads(text)
         paused = told.get("paused")
-        interval = paused["interval"] if paused else _in_seconds(task.interval)
-        run_at = paused["run_at"] if paused else task.time
+        due = paused or {"cron": task.cron, "interval": task.interval, "run_at": task.time}
+        interval, run_at = _in_seconds(due["interval"]), due["run_at"]
         return cls(
             id=task.schedule_id,
             task_name=task.task_name,
-            cron=paused["cron"] if paused else task.cron,
+            cron=due["cron"],
             interval=None if interval is None else timedelta(seconds=interval),
             run_at=datetime.fromisoformat(run_at) if isinstance(run_at, str) else run_at,
             timezone=told["timezone"],

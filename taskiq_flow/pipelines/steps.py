@@ -82,7 +82,8 @@ class Call:
         if odd := [name for name in (*inputs, *given) if name not in known and not takes_any]:
             meant = did_you_mean(odd[0], known)
             raise self._error(f"has no parameter {odd[0]!r}{meant}", odd[0])
-        required = [p for p in parameters if p.default is p.empty and _is_single(p)]
+        variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        required = [p for p in parameters if p.default is p.empty and p.kind not in variable]
         if may_lack:
             return inputs, given
         if missing := [p.name for p in required if p.name not in inputs and p.name not in given]:
@@ -129,10 +130,6 @@ class Call:
             task_name=self.name,
             parameter=parameter,
         )
-
-
-def _is_single(parameter: Parameter) -> bool:
-    return parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)

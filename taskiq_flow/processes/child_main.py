@@ -7,8 +7,10 @@ length and that many bytes.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import ctypes
 import importlib
+import io
 import os
 import pickle
 import runpy
@@ -174,8 +176,8 @@ def _answer(content: bytearray) -> tuple[bytes, bytes]:
         traceback.print_exc()
         return NOT_IMPORTED, _described(error).encode()
     try:
-        by_position = [_load(label, pickled) for label, pickled in args]
-        by_name = {name: _load(repr(name), pickled) for name, pickled in kwargs.items()}
+        by_position = [_load(label, content) for label, content in args]
+        by_name = {name: _load(repr(name), content) for name, content in kwargs.items()}
     except _PickleError as error:
         return NOT_PICKLED, str(error).encode()
     try:
@@ -187,20 +189,39 @@ def _answer(content: bytearray) -> tuple[bytes, bytes]:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or none
                 stream.flush()
     try:
-        return VALUE, pickle.dumps(result, 5)
+        return VALUE, pickled(result)
     except Exception as error:
         kind = type(result)
         what = f"its result, a {kind.__module__}.{kind.__qualname__}, cannot be pickled"
         return NOT_PICKLED, f"{what} ({_described(error)})".encode()
 
 
+def pickled(value: Any) -> bytes:
+    """A value for ``pickle.loads``. Arrays keep their byte order: NumPy gives them its own."""
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if array is None:
+        return pickle.dumps(value, 5)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5)
+    pickler.dispatch_table = {**copyreg.dispatch_table, array: _reduced_array}
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _reduced_array(array: Any) -> Any:
+    if array.dtype.isnative or array.dtype.hasobject:
+        return array.__reduce_ex__(5)
+    native = array.view(array.dtype.newbyteorder("="))  # the same bytes, which pickle leaves alone
+    return type(array).view, (native, array.dtype)
+
+
 class _PickleError(Exception):
     pass
 
 
-def _load(label: str, pickled: bytes) -> Any:
+def _load(label: str, content: bytes) -> Any:
     try:
-        return pickle.loads(pickled)  # noqa: S301 - of the parent
+        return pickle.loads(content)  # noqa: S301 - of the parent
     except Exception as error:
         raise _PickleError(
             f"argument {label} cannot be unpickled in its process ({_described(error)}); a class "
@@ -238,7 +259,7 @@ def _raised(error: Exception) -> tuple[bytes, bytes]:
     try:
         whole = _restorable(error)
         parts = error if whole else (type(error), error.args, vars(error))
-        return RAISED, pickle.dumps((whole, pickle.dumps(parts, 5), text), 5)
+        return RAISED, pickle.dumps((whole, pickled(parts), text), 5)
     except Exception as reason:
         what = f"it raised {_described(error)}, which cannot be pickled"
         return NOT_PICKLED, f"{what} ({_described(reason)}):\n{text}".encode(errors="replace")

@@ -68,7 +68,7 @@ class Call:
 
     def _pickled(self, name: str, value: Any) -> bytes:
         try:
-            return pickle.dumps(value, 5)
+            return child_main.pickled(value)
         except Exception as error:  # of the value's own methods, too
             raise SerializationError(
                 f"in_process: argument {name!r} of {self.name}, a {type(value).__module__}."

@@ -93,7 +93,7 @@ check_orders(dag, inputs, check, order=['b'])
         raise TypeError(f"check is {check!r}; give a function of a RunOutcome")
     wanted = None if outputs is None else list(outputs)
     graph, options = parts_of(dag, options)
-    stage = Stage(graph, replace or {}, _Turns(_first), options=options)
+    stage = Stage(graph, replace or {}, _Turns(_by_number(())), options=options)
 
     def trial(choose: _Choose) -> _Trial:
         if setup is not None:
@@ -126,10 +126,6 @@ def _refuse_async(name: str, function: Callable[..., object], answer: object) ->
 
 _Choose = Callable[[list[str]], int]
 """Which of the nodes in flight completes next."""
-
-
-def _first(_: list[str]) -> int:
-    return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,18 @@ async def record(
     if not file.parent.is_dir():
         raise FileNotFoundError(f"{file} cannot be written, as {file.parent} is no directory")
     given = encoded_inputs(broker, graph, inputs or {})
-    log, sent = EventLog(), _SentArguments()
+    log, digests = EventLog(), dict[str, str]()  # of the arguments, by task id
+
+    def note(message: TaskiqMessage) -> None:
+        digests[message.task_id] = _digest(message)
+
+    sending = _Sending(note)
     listeners = [*options.get("listeners", ()), log]
     engine = ExecutionEngine(broker, graph, **{**options, "listeners": listeners})
     generators = {node.task_name for node in graph.nodes if node.gives_items}
     results: dict[str, Any] = {}
     items: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
-    broker.middlewares = [*broker.middlewares, sent]
+    broker.middlewares = [*broker.middlewares, sending]
     try:
         stream = engine.execute_async(inputs, outputs=outputs, items=bool(generators))
         async with aclosing(stream):
@@ -79,9 +84,9 @@ async def record(
                     at = asyncio.get_running_loop().time()
                     items[_element_of(name, value.index)].append((at, value.value))
     finally:
-        broker.middlewares = [m for m in broker.middlewares if m is not sent]
+        broker.middlewares = [m for m in broker.middlewares if m is not sending]
         if log.events:
-            text = written(broker, graph, given, log, sent.digests, items)
+            text = written(broker, graph, given, log, digests, items)
             await asyncio.to_thread(file.write_text, text, encoding="utf-8")
     return results
 
@@ -105,7 +110,11 @@ def replay(
     graph, options = parts_of(dag, options)
     recording = Recording(path, graph)
     stage = Stage(graph, {}, lambda _: nullcontext(), _Answers(recording).call, options)
-    stage.broker.add_middlewares(_CheckedArguments(recording))
+
+    def check(message: TaskiqMessage) -> None:
+        recording.check_arguments(executing.get(), _digest(message))
+
+    stage.broker.add_middlewares(_Sending(check))
     given = recording.inputs if inputs is None else inputs
     outcome = perform(stage, given, outputs)
     if recording.problem is not None:
@@ -113,15 +122,15 @@ def replay(
     return outcome
 
 
-class _SentArguments(TaskiqMiddleware):
-    """Has the digests of the arguments of all tasks that are sent, by task id."""
+class _Sending(TaskiqMiddleware):
+    """Calls ``see`` with each message of a task that is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, see: Callable[[TaskiqMessage], None]) -> None:
         super().__init__()
-        self.digests: dict[str, str] = {}
+        self._see = see
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        self.digests[message.task_id] = _digest(message)
+        self._see(message)
         return message
 
 
@@ -170,15 +179,3 @@ class _Answers:
 async def _until(moment: float) -> None:
     """Wait until the run, and the loop with it, is so many seconds old."""
     await asyncio.sleep(moment - asyncio.get_running_loop().time())
-
-
-class _CheckedArguments(TaskiqMiddleware):
-    """Compares the arguments of all tasks that are sent with those recorded."""
-
-    def __init__(self, recording: Recording) -> None:
-        super().__init__()
-        self._recording = recording
-
-    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        self._recording.check_arguments(executing.get(), _digest(message))
-        return message

@@ -91,6 +91,7 @@ class Deliveries:
     ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
     another worker at once. ``leave`` is called when the worker ends. ``on_acknowledged`` is called
     when taskiq has acknowledged one, with the error if that failed: taskiq does not try again.
+    ``redelivered``: those held that were delivered before.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Deliveries:
         self._fetched: dict[int, tuple[AckableMessage, Delivery]] = {}  # not handed to taskiq yet
         self.on_acknowledged: Callable[[Delivery, Exception | None], None] = _raise
         self._held: dict[Delivery, None] = {}
-        self._redelivered: dict[Delivery, None] = {}  # those held that were delivered before
+        self.redelivered: dict[Delivery, None] = {}
         self._by_data: dict[int, Delivery] = {}  # those held, by the identity of their bytes
         self._loads: Any = broker.formatter.loads
 
@@ -145,7 +146,7 @@ class Deliveries:
         self._held[delivery] = None
         self._by_data[id(data)] = delivery
         if number > 1:
-            self._redelivered[delivery] = None
+            self.redelivered[delivery] = None
 
         async def acknowledge() -> None:
             try:
@@ -176,7 +177,7 @@ class Deliveries:
     def may_begin(self, delivery: Delivery) -> bool:
         """Whether a message may be executed now. One that is suspect waits for another to end."""
         return delivery.number <= SUSPECT or not any(
-            other.number > SUSPECT and not self.is_fetched(other) for other in self._redelivered
+            other.number > SUSPECT and not self.is_fetched(other) for other in self.redelivered
         )
 
     def is_fetched(self, delivery: Delivery) -> bool:
@@ -227,13 +228,9 @@ class Deliveries:
         if self._leave is not None:
             await self._leave()
 
-    def redelivered(self) -> Iterable[Delivery]:
-        """The held messages that were delivered before."""
-        return self._redelivered
-
     def redelivery_of(self, task_id: str) -> Delivery | None:
         """The held message of a task, if it was delivered before."""
-        return self._of_task(task_id, self._redelivered)
+        return self._of_task(task_id, self.redelivered)
 
     def keys(self) -> set[Any]:
         """The keys of all messages that are held."""
@@ -266,7 +263,7 @@ class Deliveries:
         """Drop all messages: the server has lost them."""
         self._held.clear()
         self._by_data.clear()
-        self._redelivered.clear()
+        self.redelivered.clear()
         self._fetched.clear()
 
     async def let_go(self, delivery: Delivery) -> None:
@@ -285,7 +282,7 @@ class Deliveries:
         """Hold a message no more, without an acknowledgement."""
         self._held.pop(delivery, None)
         self._by_data.pop(id(delivery.data), None)
-        self._redelivered.pop(delivery, None)
+        self.redelivered.pop(delivery, None)
 
 
 def holding(listen: Listen, deliveries: Deliveries) -> Listen:

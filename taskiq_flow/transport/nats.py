@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 from taskiq import AsyncResultBackend
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.nats_errors import (
     is_away,
@@ -176,10 +176,7 @@ class NatsNotifier:
 
     async def aclose(self) -> None:
         """Disconnect."""
-        watchers = tuple(self._watchers)
-        for task in watchers:
-            task.cancel()
-        await until_ended(watchers, GRACE)
+        await end(self._watchers, GRACE)
         self._hearers.clear()
         client, self._client = self._client, None
         if client is not None:

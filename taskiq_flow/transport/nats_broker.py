@@ -19,7 +19,7 @@ from nats.js.errors import NoStreamResponseError, NotFoundError
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport import nats_errors
@@ -100,16 +100,15 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
     One over JetStream declares what the server has lost, if it comes back without its data.
     """
+    listen: Any
     if isinstance(broker, NatsBroker):
         deliveries = Deliveries(broker)
         listen = holding_ahead(broker.listen, deliveries)
-        # Replaced, as taskiq has no hook for it.
-        broker.listen = listen  # type: ignore[method-assign, assignment]
-        return deliveries
-    listener = JetStreamListener(broker)
-    # Replaced, as taskiq has no hook for it.
-    broker.listen = listener.listen  # type: ignore[method-assign]
-    return listener.deliveries
+    else:
+        listener = JetStreamListener(broker)
+        listen, deliveries = listener.listen, listener.deliveries
+    broker.listen = listen  # type: ignore[method-assign]  # taskiq has no hook for it
+    return deliveries
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:
@@ -217,10 +216,8 @@ class JetStreamListener:
                 async for message in messages:
                     yield message
         finally:
-            removing.cancel()
-            self._stop_restoring()
             others = [removing] if self._restoring is None else [removing, self._restoring]
-            await until_ended(others, GRACE)
+            await end(others, GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         with naming_refusals(self._broker.client):
@@ -283,15 +280,12 @@ class JetStreamListener:
 
     async def _reconnected(self) -> None:
         """Nothing else would show the loss to a consumer that is only sent messages."""
-        self._stop_restoring()
+        if self._restoring is not None:
+            self._restoring.cancel()
         # Not awaited: the client continues only when this returns.
         self._restoring = asyncio.create_task(self._restore_at_last())
         if self._call_user is not None:
             await self._call_user()
-
-    def _stop_restoring(self) -> None:
-        if self._restoring is not None:
-            self._restoring.cancel()
 
     async def _restore_at_last(self) -> None:
         with contextlib.suppress(ConnectionClosedError):
@@ -317,9 +311,8 @@ class JetStreamListener:
     async def _warn_of_what_stays(self, stream: str) -> None:
         """Warn of a stream that keeps messages for ever after they were acknowledged."""
         config = (await self._broker.js.stream_info(stream)).config
-        if config.retention == RetentionPolicy.LIMITS and not (
-            config.max_age or _is_limit(config.max_msgs) or _is_limit(config.max_bytes)
-        ):
+        limits = (config.max_age, config.max_msgs, config.max_bytes)  # -1 stands for none
+        if config.retention == RetentionPolicy.LIMITS and not any((n or 0) > 0 for n in limits):
             logger.warning(
                 "stream %r keeps each message for ever, also when its task has ended; create it "
                 "with StreamConfig(retention=RetentionPolicy.WORK_QUEUE)",
@@ -329,10 +322,6 @@ class JetStreamListener:
 
 def _is_innocent(delivery: Delivery) -> bool:
     return delivery.number <= SUSPECT
-
-
-def _is_limit(number: int | None) -> bool:
-    return number is not None and number > 0
 
 
 def _key(message: Any) -> tuple[int, datetime]:

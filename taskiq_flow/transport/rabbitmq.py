@@ -19,7 +19,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from pamqp.commands import Basic
 from taskiq import AsyncResultBackend
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import backoff_delays, retry_through_outage, text_of
 from taskiq_flow.transport.protocol import (
@@ -168,10 +168,8 @@ class RabbitNotifier:
         """Disconnect."""
         connection, self._connection = self._connection, None
         self._subscriptions.clear()
-        tasks = {task for task in (self._subscribing, self._catching_up) if task is not None}
-        for task in tasks:
-            task.cancel()
-        await until_ended(tasks, GRACE)
+        tasks = (self._subscribing, self._catching_up)
+        await end([task for task in tasks if task is not None], GRACE)
         if connection is not None:
             with contextlib.suppress(*CLIENT_ERRORS):
                 await connection.close()

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.reconnect import backoff_delays, text_of
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.protocol import (
@@ -152,9 +152,7 @@ class RedisNotifier:
             await self._client.aclose()
 
     async def _end_subscriptions(self) -> None:
-        for task in self._subscriptions:
-            task.cancel()
-        await until_ended(self._subscriptions, GRACE)
+        await end(self._subscriptions, GRACE)
         self._subscriptions.clear()
 
     async def _keep_up(

@@ -15,13 +15,11 @@ from functools import partial
 from typing import Any, Protocol, Self
 
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
+from taskiq_flow.values.copying import COPY
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.inspection import NEVER_CHANGE, refuse_once_only
 from taskiq_flow.values.isolation import Take
 from taskiq_flow.values.listed import listed
-
-_COMMON = NEVER_CHANGE | {list, dict, tuple, set}
-"""Types of results that are no iterators."""
 
 
 class Drives(Protocol):
@@ -149,9 +147,8 @@ class Calling:
 
     def result(self, value: Any) -> Any:
         """The task's result. May raise ``AnnotationError`` or ``SerializationError``."""
-        if self.gives_items:
-            return list(value)
-        if type(value) not in _COMMON:
+        kind = type(value)
+        if kind not in NEVER_CHANGE and kind not in COPY:  # which hold no type of iterators
             refuse_once_only(value)
         return value if self.signature is None else self.signature.result(value)
 

@@ -60,7 +60,7 @@ class Copies(dict[int, Any]):
         kind = type(value)
         if kind in NEVER_CHANGE:
             return value
-        copy_of = _COPY.get(kind) or _other(kind)
+        copy_of = COPY.get(kind) or copy_other(kind)
         if copy_of is _itself:
             return value
         known = self.get(id(value))
@@ -86,7 +86,7 @@ def _are_fixed(values: Collection[Any]) -> bool:
     kinds = {
         kind
         for kind in set(map(type, values)) - NEVER_CHANGE
-        if (_COPY.get(kind) or _other(kind)) is not _itself
+        if (COPY.get(kind) or copy_other(kind)) is not _itself
     }
     if kinds != {tuple}:
         return not kinds
@@ -242,7 +242,7 @@ def _copy_items(value: Any, made: Any, copies: Copies) -> None:
 
 _DICT_VIEWS = ("keys", "values", "items")
 
-_COPY: dict[type, Copy] = {
+COPY: dict[type, Copy] = {
     list: _list,
     tuple: _tuple,
     dict: _dict,
@@ -261,12 +261,14 @@ _COPY: dict[type, Copy] = {
     MappingProxyType: _proxy,
     ResultHandle: _itself,
 }
+"""How values of common types are copied, those of libraries once one has come."""
 
 _others: WeakKeyDictionary[type, Copy] = WeakKeyDictionary()
 """How values of other types are copied, found when the first one comes."""
 
 
-def _other(kind: type) -> Copy:
+def copy_other(kind: type) -> Copy:
+    """How values of any other type are copied."""
     copy_of = _others.get(kind)
     if copy_of is None:
         copy_of = _others[kind] = _copy_of(kind)
@@ -287,7 +289,7 @@ def _copy_of(kind: type) -> Copy:
         module = sys.modules.get(library)
         classes = [getattr(module, name) for name in names if hasattr(module, name)]
         if kind in classes:  # it stays as long as the library: found sooner there
-            _COPY[kind] = copy_of
+            COPY[kind] = copy_of
         if issubclass(kind, tuple(classes)):
             return copy_of
     return _itself

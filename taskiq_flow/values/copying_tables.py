@@ -16,8 +16,10 @@ def array_copy(value: Any, copies: Copies) -> Any:
 
     It is a view also where nobody can write: the shape of an array can be set in any case.
     """
-    numpy = sys.modules["numpy"]
-    if value.dtype.hasobject and not never_change(numpy.asarray(value).ravel().tolist()):
+    numpy, dtype = sys.modules["numpy"], value.dtype
+    if type(value) is numpy.ndarray and not (copies.detaches or dtype.hasobject or dtype.names):
+        made = value.view()  # the most frequent case, without the steps that it does not need
+    elif dtype.hasobject and not never_change(numpy.asarray(value).ravel().tolist()):
         copies[id(value)] = made = _own_view(value.copy(order="C"))
         _copy_cells(numpy.asarray(made).reshape(-1), copies)
     elif hasattr(value, "unshare_mask"):  # a masked array: setting its mask writes to no item
@@ -27,14 +29,14 @@ def array_copy(value: Any, copies: Copies) -> Any:
         made = ma.array(
             _own_view(_kept(value, copies)),
             mask=ma.nomask if value.mask is ma.nomask else value.mask.copy(),
-            fill_value=None if value.dtype.names is None else value.fill_value,
+            fill_value=None if dtype.names is None else value.fill_value,
             copy=False,
             keep_mask=False,
             hard_mask=value.hardmask,
         )
     else:
         made = _own_view(_kept(value, copies))
-    made.flags.writeable = False
+    made.setflags(write=False)
     return made
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.values.copying import Copies, DetachedCopies, flat_copy
+from taskiq_flow.values.copying import COPY, Copies, DetachedCopies, copy_other, flat_copy
 from taskiq_flow.values.inspection import NEVER_CHANGE, type_name
 
 Sharing = Literal["isolated", "shared", "encoded"]
@@ -50,8 +50,9 @@ def detaching(take: Take) -> Take:
 
 
 def _own(value: Any, copies: Copies) -> Any:
+    kind = type(value)
     try:
-        return copies.of(value)
+        return (COPY.get(kind) or copy_other(kind))(value, copies)
     except RecursionError:
         raise SerializationError(
             f"a {type_name(value)} is nested too deeply to be copied; flatten it, or give the "
@@ -76,7 +77,7 @@ class Isolation:
         if kind in NEVER_CHANGE:
             return value
         if kind not in _MAY_BE_FLAT:
-            return isolated(value)
+            return _own(value, Copies())
         if self.is_flat(value):
             return self._flat[id(value)][1](value)
         flat = flat_copy(value)

@@ -7,8 +7,15 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 from taskiq.abc.serializer import TaskiqSerializer
-from taskiq.serializers import CBORSerializer, JSONSerializer, MSGPackSerializer, ORJSONSerializer
+from taskiq.serializers import (
+    CBORSerializer,
+    JSONSerializer,
+    MSGPackSerializer,
+    ORJSONSerializer,
+    PickleSerializer,
+)
 
+from taskiq_flow.processes.child_main import pickled
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import VERSION, ValueCodec
 from taskiq_flow.values.plain import is_plain
@@ -66,6 +73,8 @@ class StoredValues:
         if self.encodes:
             return self.serializer.dumpb(self.encode(value))
         try:
+            if type(self.serializer) is PickleSerializer:
+                return pickled(value)
             return self.serializer.dumpb(value)
         except Exception:  # whatever a serializer raises
             if not self._keeps_classes():

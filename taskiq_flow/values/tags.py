@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from taskiq_flow.processes.child_main import pickled
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
 MAX_EXPONENT = 1_000_000
@@ -181,7 +182,7 @@ def _read_counter(decoder: Decoder, parts: list[Any]) -> Counter[Any]:
 def encode_pickle(encoder: Encoder, value: Any) -> tuple[Any]:
     """By ``pickle``, for a codec that was told so. Raises ``RefusedError``."""
     try:
-        return (encoder.binary(pickle.dumps(value, protocol=5)),)
+        return (encoder.binary(pickled(value)),)
     except Exception as error:  # whatever an object's own pickling raises
         raise RefusedError(f"pickle refuses it: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -97,7 +98,7 @@ class TrackingMetrics(BaseModel):
     def of(cls, statuses: Iterable[PipelineStatus]) -> TrackingMetrics:
         """The figures of these runs."""
         metrics, durations = cls(), list[float]()
-        begun: dict[str, int] = {}
+        begun, reasons = Counter[str](), Counter[str]()
         for status in statuses:
             metrics.total_pipelines += 1
             if status.status == "COMPLETED":
@@ -105,12 +106,9 @@ class TrackingMetrics(BaseModel):
                 durations.append(status.duration_ms or 0.0)
             elif status.status == "FAILED":
                 metrics.failed += 1
-                reason = (status.error or "").partition(":")[0]
-                reasons = metrics.failure_reasons
-                reasons[reason] = reasons.get(reason, 0) + 1
-            for step in status.steps:
-                if step.started_at is not None:
-                    begun[step.step_name] = begun.get(step.step_name, 0) + 1
+                reasons[(status.error or "").partition(":")[0]] += 1
+            begun.update(step.step_name for step in status.steps if step.started_at is not None)
+        metrics.failure_reasons = dict(reasons)
         if ended := metrics.completed + metrics.failed:
             metrics.success_rate = metrics.completed / ended
         if durations:

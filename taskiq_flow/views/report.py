@@ -196,11 +196,7 @@ def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, i
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:
     """How long these have waited, were queued and ran."""
-    return {
-        "waiting": sum(stage.waiting for stage in stages),
-        "queued": sum(stage.queued for stage in stages),
-        "running": sum(stage.running for stage in stages),
-    }
+    return {part: sum(getattr(stage, part) for stage in stages) for part in (*_WAITS, "running")}
 
 
 def _beside(path: Sequence[Stage], view: RunView) -> list[Stage]:

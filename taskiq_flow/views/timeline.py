@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element
-from taskiq_flow.drawing.theme import SIGNS, style_element
+from taskiq_flow.drawing.theme import SIGNS, svg_document
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_times import NodeTimes, Span, count_text, taken
 
@@ -47,16 +47,8 @@ def svg_of(report: RunReport) -> str:
     top = 48 + 18 * len(sentence) + 60
     height = top + _ROW * len(names) + 36
     title = f"run {cut(one_line(report.run_id), _TITLE_COLUMNS)}"
-    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     took = f"{duration(report.seconds)}{report.of_session}"
-    style = 'style="max-width:100%;height:auto" role="img"'
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
-        title_element(f"{title}: timeline"),
-        style_element(_STYLE, _ROOT),
-        f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
-        text_element(_MARGIN, 30, f"{title}: {report.status} in {took}", "title"),
-    ]
+    lines = [text_element(_MARGIN, 30, f"{title}: {report.status} in {took}", "title")]
     lines += [
         text_element(_MARGIN, 54 + 18 * number, line, "quiet")
         for number, line in enumerate(sentence)
@@ -69,8 +61,8 @@ def svg_of(report: RunReport) -> str:
     left = len(report.nodes) - len(names)
     foot = f"{left} more nodes took less time. " if left else ""
     foot += f"{report.parallelism:.1f} nodes ran at once on average."
-    lines += [text_element(_MARGIN, height - 12, foot, "quiet"), "</svg>"]
-    return "\n".join(lines) + "\n"
+    lines.append(text_element(_MARGIN, height - 12, foot, "quiet"))
+    return svg_document(_ROOT, _STYLE, f"{title}: timeline", (_WIDTH, height), lines)
 
 
 def _drawn(report: RunReport) -> list[str]:

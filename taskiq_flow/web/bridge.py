@@ -97,7 +97,9 @@ class Bridge:
             if self._loop is not None and not self._is_due:
                 self._is_due = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there
-                    self._loop.call_soon_threadsafe(self._notify_soon)
+                    self._loop.call_soon_threadsafe(
+                        self._loop.call_later, FRAME_SECONDS, self._notify
+                    )
 
     on_pipeline_start = on_step_start = on_step_complete = _tell
     on_step_error = on_pipeline_complete = on_pipeline_error = _tell
@@ -153,9 +155,6 @@ class Bridge:
         if name != self._name or not is_number or int(digits) > self._last:
             return None
         return int(digits)
-
-    def _notify_soon(self) -> None:
-        asyncio.get_running_loop().call_later(FRAME_SECONDS, self._notify)
 
     def _notify(self) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from taskiq_flow.events import WIRE_VERSION, ElementsKnown, Event, Gap, RunStarted
 from taskiq_flow.previews import printable
+from taskiq_flow.views.node_view import depth_of, name_of_map
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.web.shown import Shown
 
@@ -87,8 +88,7 @@ class KnownElements:
         content = event.to_dict()
         name, depth = event.task_name, 0
         if name not in self._levels:
-            name, _, place = name.rpartition("[")
-            depth = place.count(",") + 1
+            name, depth = name_of_map(name), depth_of(name)
         levels = self._levels.get(name, 1)
         if levels <= 1:
             return content

@@ -114,7 +114,8 @@ async def serve_async(
 ) -> None:
     """Like ``serve``, within an event loop that runs already."""
     check_address(app, host)
-    with _bound(host, port) as listening:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
         server = Server(app, host, port)
         serving = asyncio.get_running_loop().create_task(server.serve([listening]))
         try:
@@ -145,9 +146,3 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address. Raises ``OSError``."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)

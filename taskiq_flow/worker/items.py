@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.generators.grant import NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
@@ -118,11 +118,6 @@ class SinkToEngine:
         self._sending.end()
         await self._until(lambda: self._sending.is_done)
 
-    async def _flush(self) -> None:
-        """The generator has failed. Wait until the engine has what it gave before."""
-        self._sending.fail()
-        await self._until(lambda: self._sending.is_done)
-
     def close(self) -> None:
         """Nobody takes the items: a generator in a thread is closed at its next one."""
         self._fail(asyncio.CancelledError())
@@ -161,12 +156,12 @@ class SinkToEngine:
         except ItemsChangedError:
             raise
         except Exception:  # of the generator
-            await self._flush()
+            self._sending.fail()
+            await self._until(lambda: self._sending.is_done)
             raise
         finally:
             self._send_now()  # a timer must not outlive it
-            sender.cancel()
-            await until_ended([sender], GRACE)
+            await end([sender], GRACE)
 
     def _send_now(self) -> None:
         if self._timer is not None:

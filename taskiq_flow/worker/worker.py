@@ -14,7 +14,7 @@ from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import TaskLostError, describe
 from taskiq_flow.generators.grant import ITEMS_LABEL
 from taskiq_flow.processes.name import process_name
@@ -132,9 +132,7 @@ class Worker:
         """Undo ``open``. The messages of unfinished tasks are delivered to other workers."""
         self._is_closed = True
         self._backend.set_result = self._reports.save_only  # type: ignore[method-assign]
-        for task in self._tasks:
-            task.cancel()
-        await until_ended(self._tasks, GRACE)
+        await end(self._tasks, GRACE)
         try:
             async with asyncio.timeout(GRACE):
                 await self._deliveries.aclose()

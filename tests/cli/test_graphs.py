@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from taskiq_flow import __version__
 from tests.cli import flows
 from tests.cli.conftest import Run
 
@@ -68,4 +69,4 @@ def test_the_package_is_a_command_and_so_is_its_script(folder: Path) -> None:
 def test_without_a_command_there_is_help(run: Run) -> None:
     done = run()
     assert "Usage: taskiq-flow" in done.output + done.errors
-    assert run("--version").output.startswith("taskiq_flow ")
+    assert run("--version").output == f"taskiq_flow {__version__}\n"

@@ -433,12 +433,12 @@ async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm)
         await asyncio.sleep(0.05)  # the idle timeout
         reader = stream_reader_of(broker)
         await reader._take_over(settings.queue)
-        (delivery,) = reader.deliveries.redelivered()
+        (delivery,) = reader.deliveries.redelivered
         assert delivery.number == 2
         await reader.deliveries.give_back()
         reader._hold(await reader._read())
         await reader.aclose()
-        assert [again.number for again in reader.deliveries.redelivered()] == [2]
+        assert [again.number for again in reader.deliveries.redelivered] == [2]
         await client.delete(settings.queue)
 
 
@@ -454,7 +454,7 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
         reader = stream_reader_of(broker)
         for expected in ([0, 3], [1], [2]):
             await reader._take_over(settings.queue)
-            held = [int(delivery.data) for delivery in reader.deliveries.redelivered()]
+            held = [int(delivery.data) for delivery in reader.deliveries.redelivered]
             assert sorted(held) == expected
             for _ in held:
                 following = reader.deliveries.next()

@@ -32,7 +32,6 @@ from taskiq_flow import (
     RunReader,
     RunStarted,
 )
-from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
 from taskiq_flow.engine.node_run import NodeRun
@@ -595,12 +594,12 @@ async def test_a_reader_that_comes_while_a_batch_waits_is_told_of_the_next_event
 
 async def test_what_a_resumed_run_passes_over_is_counted_and_not_held_if_nobody_listens() -> None:
     of_run = listeners.Listeners("r")
-    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    events: RunEvents = RunEvents("r", of_run, lambda _, value: value)
     events.kept(chain().get_node("a"))
     assert (of_run.seq, len(of_run.notes)) == (1, 0)
 
 
-def a_node_run(run: Any = None) -> NodeRun[DAGNode]:
+def a_node_run(run: Any = None) -> NodeRun:
     node_run = NodeRun(chain().get_node("a"), run, PLAIN_OPTIONS, {}, NO_SESSIONS)
     node_run.begin_attempt("r", "")
     return node_run
@@ -609,7 +608,7 @@ def a_node_run(run: Any = None) -> NodeRun[DAGNode]:
 async def test_each_worker_that_begins_an_attempt_is_told_once_however_late() -> None:
     of_run, recorder = listeners.Listeners("r"), Recorder()
     of_run.add(recorder)
-    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    events: RunEvents = RunEvents("r", of_run, lambda _, value: value)
     node_run = a_node_run()
     events.sent(node_run)
     for at, worker in enumerate(["one", "two", "one", "two", "three"]):
@@ -628,7 +627,7 @@ async def test_each_worker_that_begins_an_attempt_is_told_once_however_late() ->
 
 async def test_an_attempt_that_was_sent_before_anybody_listened_has_no_durations() -> None:
     of_run, recorder = listeners.Listeners("r"), Recorder()
-    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    events: RunEvents = RunEvents("r", of_run, lambda _, value: value)
     node_run = a_node_run()
     of_run.add(recorder)
     events.began(node_run, 1.0, "one")
@@ -657,7 +656,7 @@ async def test_listeners_are_given_the_same_event_however_fast_they_are() -> Non
 async def test_a_fallback_that_is_the_first_attempt_is_not_told_as_sent() -> None:
     of_run, recorder = listeners.Listeners("r"), Recorder()
     of_run.add(recorder)
-    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    events: RunEvents = RunEvents("r", of_run, lambda _, value: value)
     node_run = NodeRun(chain().get_node("a"), cast("Any", None), PLAIN_OPTIONS, {}, NO_SESSIONS)
     node_run.falls_back = True  # its condition has raised
     node_run.begin_attempt("r", "")

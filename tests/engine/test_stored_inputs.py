@@ -132,7 +132,7 @@ def test_what_a_node_is_sent_is_found_without_a_look_at_all_values_of_its_run(
 
         items = keys = values = __iter__
 
-    sender: Sender[Any] = object.__new__(Sender)
+    sender: Sender = object.__new__(Sender)
     sender._stored_inputs = stored
     node = DAGNode(lambda a, b: a, name="node")
     run: Any = None

@@ -7,10 +7,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from taskiq import InMemoryBroker
 
+from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, NodeCompleted
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
+from tests.recording import Recorder
+from tests.values.library_kinds import library_kinds, of_library_kind
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
@@ -219,3 +223,18 @@ def test_a_frame_holds_raw_buffers_at_aligned_places() -> None:
     frame = b"".join(ValueCodec().encode_frame({"a": b"x", "b": array, "c": {b"in a set"}}))
     assert frame.index(array.tobytes()) % 64 == 0
     assert frame.index(b"in a set") % 64 == 0
+
+
+async def test_a_result_that_has_no_cache_key_itself_is_cached(broker: InMemoryBroker) -> None:
+    def texts(values: dict[str, Any]) -> dict[str, str]:
+        return {kind: json.dumps(ValueCodec().encode(values[kind])) for kind in library_kinds()}
+
+    builder = DAGBuilder()
+    for kind in library_kinds():
+        builder.node(of_library_kind, name=kind, given={"kind": kind}, cache=True)
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, builder.build(), listeners=[recorder], journal=MemoryJournal())
+    for source in ("task", "cache"):
+        recorder.events.clear()
+        assert texts(await engine.execute()) == texts(library_kinds())
+        assert {event.source for event in recorder.of(NodeCompleted)} == {source}

@@ -91,10 +91,10 @@ async def test_a_message_of_no_engine_is_held_until_its_task_has_ended() -> None
     async with broker.working():
         await broker.work.kiq(1)
         await asyncio.sleep(2 * BEAT)
-        assert len(tuple(broker.deliveries.redelivered())) == 1
+        assert len(tuple(broker.deliveries.redelivered)) == 1
         broker.may_end.set()
         await asyncio.sleep(BEAT)
-        assert not tuple(broker.deliveries.redelivered())
+        assert not tuple(broker.deliveries.redelivered)
     assert broker.executed == [1]
     assert broker.acknowledged == 0
 
