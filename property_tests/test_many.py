@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker
 
-from property_tests.elements import Graph, Stage, graphs
+from property_tests.elements import Graph, Sequential, Stage, graphs
 from property_tests.strategies import LIMITS
-from property_tests.test_elements import PASS_BY, same
+from property_tests.test_elements import PASS_BY, Seen, check_order, same
 from taskiq_flow import ExecutionEngine, MemoryJournal
 from taskiq_flow.engine.arguments import PassBy
 from taskiq_flow.journal.history import restore_run
@@ -56,6 +56,50 @@ def test_many_inputs_have_the_results_of_as_many_runs(
     assert [(n, shown(results)) for n, results in together] == [
         (n, shown(results)) for n, results in alone
     ]
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(graphs(), LIMITS, st.integers(1, 3), st.sampled_from([False, True]), st.integers(0, 12))
+def test_pairs_of_each_of_many_runs_come_in_order(
+    graph: Graph,
+    limit: int | None,
+    inputs: int,
+    items: bool,  # noqa: FBT001 - hypothesis passes it by name
+    stop_after: int,
+) -> None:
+    given_inputs = [
+        {key: values[: number + 1] for key, values in graph.lists.items()}
+        for number in range(inputs)
+    ]
+
+    async def session(journal: MemoryJournal, most: int | None, *, resumes: bool) -> None:
+        engine = ExecutionEngine(
+            InMemoryBroker(),
+            Stage(graph).dag(),
+            limit,
+            on_error="collect",
+            type_check="off",
+            journal=journal,
+        )
+        each = [Seen(graph) for _ in given_inputs]
+        triples = engine.execute_many(
+            given_inputs, task_limit=2, items=items, run_id="run", resume=resumes
+        )
+        async with aclosing(triples):
+            async for number, name, value in triples:
+                each[number].take(name, value)
+                if most is not None and sum(len(seen.order) for seen in each) > most:
+                    break
+        for seen, lists in zip(each, given_inputs, strict=True):
+            check_order(seen, Sequential(Graph(graph.nodes, lists)).evaluate(), items)
+
+    async def main() -> None:
+        journal = MemoryJournal()
+        await session(journal, stop_after, resumes=False)
+        await session(journal, None, resumes=True)
+
+    with warnings.catch_warnings(action="ignore"):
+        run_virtually(main())
 
 
 @settings(max_examples=settings().max_examples // 2)

@@ -59,10 +59,16 @@ class EarlierElements:
             for other in before
         )
 
-    def is_finished(self, element: Element) -> bool:
-        """Whether all has ended at an element's position, so that it was skipped if not run."""
+    def has_ended(self, element: Element) -> bool:
+        """Whether an element has completed before, or was skipped by a condition."""
+        return element.task_name in self._earlier.results or self.was_skipped(element)
+
+    def was_skipped(self, element: Element) -> bool:
+        """Whether an element that has not completed was skipped before, as all there has ended."""
         finished = self._earlier.finished
-        name = self._outer.get(element.node.task_name) if finished else None
+        if not finished or element.task_name in self._earlier.results:
+            return False
+        name = self._outer.get(element.node.task_name)
         return name is not None and element.path[0] in finished.get(name, ())
 
     def has_item(self, element: Element) -> bool:

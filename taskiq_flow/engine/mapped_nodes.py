@@ -40,9 +40,9 @@ logger = logging.getLogger("taskiq_flow")
 class MappedNodes:
     """Has elements let in, stores what they give, and reads sources for them.
 
-    ``mapped_lists``: gives lists to whoever takes these when elements have ended. ``room``: how
-    many elements may exist. ``pop``: starts the next node or element; ``None`` if none may start
-    now.
+    ``earlier``: what earlier engines have reached. ``mapped_lists``: gives lists to whoever takes
+    these when elements have ended. ``room``: how many elements may exist. ``pop``: starts the next
+    node or element; ``None`` if none may start now.
 
     ``stream``: where the reader is given values. ``replay``: the order of those that earlier
     engines have completed. ``log``: of a run with a journal. ``limit``: how many nodes may run at
@@ -86,7 +86,7 @@ class MappedNodes:
         self._lists = Lists(plan, groups.axes, spec.sources, spec.take)
         self._values = ElementValues(plan, groups, self._lists, spec.lists_at)
         state.elements = self._values
-        earlier = EarlierElements(spec, plan, state.run_id)
+        earlier = self.earlier = EarlierElements(spec, plan, state.run_id)
         input_node = next((node for node in plan.mapped if node.given_key == SOURCE), None)
         is_resumed = spec.earlier is not NO_SESSIONS
         self.mapped_lists = MappedLists(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, Join, ReadySet
+from taskiq_flow.dataflow.ready_set import Join, ReadySet
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
-from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
@@ -35,15 +33,14 @@ class MappedRun(Run):
             self,
             stream=self.stream,
             events=self._events,
-            replay=self._replay_in_order,
+            replay=self._replay,
             log=self._log,
             limit=self._settings.max_parallel,
             collects=self._collects,
         )
         self._lists_at, self._gives_items = self._spec.lists_at, bool(self._spec.items)
         self._room = self._mapped.room
-        restores = bool(self._spec.earlier.results)
-        return self._mapped.pop, self._start_or_restore if restores else self._start_node
+        return self._mapped.pop, self._starter
 
     @property
     def _plan(self) -> ElementPlan:
@@ -96,10 +93,14 @@ class MappedRun(Run):
         return NodeRun(node, self, options, inputs, spec.earlier)
 
     def _start_or_restore(self, node: RunnableNode) -> RestOfStart | None:
-        if node.task_name in self._spec.earlier.results:
-            self._restore_started(node)
+        if isinstance(node, Element) and self._mapped.earlier.was_skipped(node):
+            never_run = self._ready.skip(node)
+            self.skip_again(node)
+            self.skip_nodes(never_run)
+            self._note_end(node)
+            self.advance()
             return None
-        return self._start_node(node)
+        return super()._start_or_restore(node)
 
     def advance(self) -> None:
         """After every change: start what may start, read sources as there is room, or end."""
@@ -156,14 +157,6 @@ class MappedRun(Run):
 
     # Restoring what earlier engines have completed
 
-    @cached_property
-    def _replay_in_order(self) -> Replay:
-        return Replay(self._spec, self._plan, self.stream)
-
-    def _restored_nodes(self) -> dict[RunnableNode, None]:
-        restored = super()._restored_nodes()
-        return {node: None for node in restored if not self._replay_in_order.is_late(node)}
-
     def restore_element(self, element: Element) -> int | None:
         """Store what an earlier engine has completed. Returns how it has ended, if it has."""
         if element.task_name not in self._spec.earlier.results:
@@ -173,14 +166,3 @@ class MappedRun(Run):
     def skip_again(self, element: Any) -> None:
         """A condition has skipped an element for an earlier engine. Nothing there has failed."""
         self._tell_skip(element, self._state.skipped_dependencies(element), "condition")
-
-    def _restore_started(self, node: Any) -> None:
-        """Restore an element that could not be before those that it depends on had ended."""
-        is_there = self._restore(node) == COMPLETED
-        never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
-        self.skip_nodes(never_run)
-        self._note_end(node)
-        self.advance()
-
-    def _replay(self, node: Any, value: Any) -> None:
-        self._replay_in_order.add(node, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -13,7 +14,7 @@ from taskiq_flow.engine.run_state import as_declared, as_whole
 
 
 class Replay:
-    """The order in which a run with mapped nodes yields what earlier engines have completed.
+    """The order in which a run yields what earlier engines have completed.
 
     Some nodes are late: their results are restored when they would start, and are yielded after
     all that they depend on. These nodes take lists, which are gathered while the run goes on, or
@@ -21,15 +22,17 @@ class Replay:
     All other results are yielded as soon as they are restored.
     """
 
-    def __init__(self, spec: RunSpec, plan: ElementPlan, stream: ResultStream) -> None:
+    def __init__(self, spec: RunSpec, stream: ResultStream) -> None:
         self._spec = spec
-        self._generators = plan.generators
+        self._generators = {} if spec.elements is None else spec.elements.generators
         self._stream = stream
         earlier = spec.earlier
-        self._late = _late(spec, plan) if earlier.results and earlier.is_replayed else set()
+        self._late = _late(spec) if earlier.results or earlier.finished else set()
 
     def is_late(self, node: Any) -> bool:
         """Whether a node, or an element, is restored when it would start."""
+        if not self._spec.earlier.is_replayed and node.task_name in self._spec.earlier.results:
+            return False  # it is not yielded
         return as_declared(as_whole(node)) in self._late
 
     def add(self, node: Any, value: Any) -> None:
@@ -43,22 +46,22 @@ class Replay:
             self._stream.unread.append((node, value))
 
 
-def _late(spec: RunSpec, plan: ElementPlan) -> set[Any]:
+def _late(spec: RunSpec) -> set[Any]:
     """The nodes that are restored when they would start."""
-    found: set[Any] = set()
+    plan, found = spec.elements, set[Any]()
     for node in spec.nodes:
         before: set[Any] = {*spec.predecessors.get(node, ())}
-        lists = {other for other in before if other in plan.mapped or other in plan.generators}
         goes_without = bool(before) and node.join != "all"
-        if goes_without or before & found or lists - _taken_by_element(node, plan):
+        if goes_without or before & found or (plan is not None and _lists(node, before, plan)):
             found.add(node)
     return found
 
 
-def _taken_by_element(node: DAGNode, plan: ElementPlan) -> set[DAGNode]:
-    """The nodes of which each element of a mapped one takes no more than one element."""
+def _lists(node: DAGNode, before: Collection[DAGNode], plan: ElementPlan) -> set[DAGNode]:
+    """The nodes of which a node takes lists that are gathered."""
+    lists = {other for other in before if other in plan.mapped or other in plan.generators}
     mapped = plan.mapped.get(node)
     if mapped is None:
-        return set()
+        return lists
     listed = {t.producer for t in mapped.taken if t.is_failures or len(t.at) < t.own}
-    return {as_declared(n) for n in mapped.producers.keys() - listed - {*mapped.whole}}
+    return lists - {as_declared(n) for n in mapped.producers.keys() - listed - {*mapped.whole}}

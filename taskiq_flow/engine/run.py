@@ -38,6 +38,7 @@ from taskiq_flow.engine.node_run import (
     Wait,
     WaitFor,
 )
+from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSettings, RunSpec
@@ -93,6 +94,7 @@ class Run:
         self._is_closing = False
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._replay = Replay(spec, self.stream)
         self._restored = self._restored_nodes()
         self._ready: ReadySet[Any] = self._ready_set()
         self._timers = Timers()
@@ -396,7 +398,7 @@ class Run:
 
     def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
         """What gives the next node that may start, and what starts it. Called once, at the end."""
-        return self._ready.pop, self._start_node
+        return self._ready.pop, self._starter
 
     def _begin(self) -> None:
         """Begin to read the run's sources, if it has any."""
@@ -509,7 +511,29 @@ class Run:
         if not results:
             return {}
         by_name = {node.task_name: node for node in self._spec.nodes}
-        return {by_name[name]: None for name in results if name in by_name}
+        nodes = [by_name[name] for name in results if name in by_name]
+        return {node: None for node in nodes if not self._replay.is_late(node)}
+
+    @property
+    def _starter(self) -> Callable[[Any], RestOfStart | None]:
+        """What starts a node that may start."""
+        earlier = self._spec.earlier
+        restores = earlier.results or earlier.finished
+        return self._start_or_restore if restores else self._start_node
+
+    def _start_or_restore(self, node: RunnableNode) -> RestOfStart | None:
+        if node.task_name in self._spec.earlier.results:
+            self._restore_started(node)
+            return None
+        return self._start_node(node)
+
+    def _restore_started(self, node: Any) -> None:
+        """Restore what could not be before the nodes that it depends on had ended."""
+        is_there = self._restore(node) == COMPLETED
+        never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
+        self.skip_nodes(never_run)
+        self._note_end(node)
+        self.advance()
 
     def _restore(self, node: Any) -> int:
         """Store what an earlier engine has completed. Returns how the node has ended."""
@@ -519,12 +543,8 @@ class Run:
             return SKIPPED
         self._events.completed(node, value, "journal")
         if self._spec.earlier.is_replayed:
-            self._replay(node, value)
+            self._replay.add(node, value)
         return COMPLETED
-
-    def _replay(self, node: RunnableNode, value: Any) -> None:
-        """Yield what an earlier engine has completed."""
-        self.stream.unread.append((node, value))
 
     def _outcome(self) -> Outcome:
         if self._error is None and self._is_complete and not self.stream.unread:

@@ -123,7 +123,7 @@ class TasklessElements:
         if not self._can_be_restored(element):
             return None
         outcome = self._caller.restore_element(element)
-        if outcome is None and self._earlier.is_finished(element):
+        if outcome is None and self._earlier.was_skipped(element):
             self._caller.skip_again(element)
             return SKIPPED
         if outcome is None:
@@ -135,7 +135,7 @@ class TasklessElements:
 
         A filter of lists gives what it was given.
         """
-        if self._replay.is_late(element) and element.task_name in self._spec.earlier.results:
+        if self._replay.is_late(element) and self._earlier.has_ended(element):
             return False
         key = element.node.filtered
         return key is None or self._values.mapped_value(element, key) is not ABSENT

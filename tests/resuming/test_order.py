@@ -145,3 +145,15 @@ async def test_what_takes_a_list_of_one_of_many_runs_comes_again_after_it() -> N
     found = [(number, name) async for number, name, _ in resumed]
     for number in (0, 1):
         assert [name for n, name in found if n == number] == ["each", "total", "share"]
+
+
+@virtually
+async def test_what_went_on_without_a_node_comes_again_behind_it() -> None:
+    builder = DAGBuilder().node(more, name="first", inputs=["count"], when=lambda count: count > 1)
+    builder.node(lambda first=0: first, name="without", inputs=["first"], join="ended")
+    builder.node(more, name="last", inputs=["without"])
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), on_error="collect", journal=journal)
+    begun = [name async for name, _ in engine.execute_async({"count": 1}, run_id="run")]
+    assert begun == ["first", "without", "last"]
+    assert [name async for name, _ in engine.resume("run")] == begun
