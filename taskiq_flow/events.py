@@ -119,6 +119,7 @@ class RunStarted(_Event):
     graph was declared. ``in_memory``: whether its broker is an ``InMemoryBroker``, which executes
     tasks in this process, and sync ones in its threads. ``name``: the graph's. ``tags``: the
     engine's. ``origin``: where the command line found the graph, such as ``flows:nightly``.
+    ``on_error``: the engine's; ``None`` if that was not told.
     """
 
     type: ClassVar[str] = "run.started"
@@ -138,6 +139,7 @@ class RunStarted(_Event):
     name: str | None = None
     tags: tuple[str, ...] = ()
     origin: str | None = None
+    on_error: str | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -152,6 +154,7 @@ class RunStarted(_Event):
         yield "name", None if self.name is None else printable(self.name)
         yield "tags", _names(self.tags) or None
         yield "origin", None if self.origin is None else printable(self.origin)
+        yield "on_error", self.on_error
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.dataflow.options import Seconds, time_limit, whole_number
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.protocol import Leftover, Notifier
 from taskiq_flow.transport.systems import (
@@ -46,6 +47,7 @@ _DEFAULT_PREFIX = "taskiq_flow"
 _PREFIX = re.compile(r"[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*")
 
 
+@suggests_keywords()
 class FlowMiddleware(TaskiqMiddleware):
     """Sends the outcomes of tasks from workers to engines, and cancellations to workers.
 

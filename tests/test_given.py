@@ -115,13 +115,21 @@ def test_a_value_for_no_parameter_is_an_error_when_the_graph_is_built(
         dag.validate()
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        lambda exponent: DAGNode(power, given={"exponent": exponent}),
+        lambda exponent: DAGNode(functools.partial(power, exponent=exponent), name="power"),
+    ],
+)
 async def test_what_is_given_is_part_of_the_graph_that_a_run_was_begun_with(
-    broker: InMemoryBroker,
+    broker: InMemoryBroker, node: Any
 ) -> None:
     journal = MemoryJournal()
 
     def engine(exponent: int) -> ExecutionEngine:
-        dag = DAGBuilder().node(power, given={"exponent": exponent}).build()
+        dag = DAGBuilder().build()
+        dag.add_node(node(exponent))
         return ExecutionEngine(broker, dag, journal=journal)
 
     await engine(2).execute({"base": 3}, run_id="r")

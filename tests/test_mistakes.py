@@ -29,14 +29,22 @@ from taskiq_flow import (
     MemoryJournal,
     MissingInputError,
     NodeFailedError,
+    Progress,
     RedisJournal,
     Retry,
+    RunReader,
     SqliteJournal,
     UnusedInputWarning,
     in_process,
 )
 from taskiq_flow.engine.call_text import MOST_CHARACTERS, shortened
+from taskiq_flow.web import runs_app
 from tests.virtual_clock import run_virtually
+
+
+def loose(thing: object) -> Any:
+    """A thing whose arguments no type checker knows."""
+    return thing
 
 
 def load(page: str) -> str:
@@ -164,6 +172,25 @@ def test_a_wrong_option_is_told_when_it_is_given(make: Any, message: str) -> Non
         (lambda: node(load, xyzzy=1), "no argument 'xyzzy'; it takes task, output"),
         (lambda: engine(concurrency=3), "'concurrency'; write max_parallel="),
         (lambda: cache(expire=3), "'expire'; write ttl="),
+        (
+            lambda: loose(engine()).execute_sync(output="x"),
+            "Engine.execute_sync .* mean 'outputs'",
+        ),
+        (
+            lambda: loose(engine()).start(resum=True),
+            "start .* 'resum'; did you mean 'resume'",
+        ),
+        (lambda: loose(builder).add_graph(DAG(), "g", input={}), "'input'; did you mean 'inputs'"),
+        (lambda: loose(FlowMiddleware)(prefixx="a"), "'prefixx'; did you mean 'prefix'"),
+        (
+            lambda: loose(Progress)(jurnal="runs.db"),
+            "Progress has no argument 'jurnal'; did you mean",
+        ),
+        (
+            lambda: loose(RunReader)("runs.db").events("r1", folow=True),
+            "'folow'; did you mean 'follow'",
+        ),
+        (lambda: loose(runs_app)("runs.db", contol=True), "runs_app .* mean 'control'"),
     ],
 )
 def test_an_unknown_keyword_is_answered_with_the_right_one(make: Any, message: str) -> None:

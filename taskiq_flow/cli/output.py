@@ -120,20 +120,36 @@ class Results:
 
     def write(self, name: str, value: Any) -> None:
         """Write one result."""
-        about: dict[str, Any]
         self.failed = self.failed or _has_failed(value)
-        if isinstance(value, NodeFailure):
-            about, text = {"error": shown_error(value.error)}, _failed(value)
-        elif isinstance(value, NodeSkipped):
-            about, text = {"skipped": list(value.because_of)}, "skipped"
-        elif self._json_lines:
-            about, text = {"value": value}, ""
-        else:
-            about, text = {}, value if isinstance(value, str) else preview(_in_short(value))["text"]
         if self._json_lines:
-            show_json({"node": name, **about})
+            show_json({"node": name, **_about(value)})
         else:
-            show(_named(name, text))
+            short = _in_short(value)
+            is_text = isinstance(short, str | _InPlace)
+            show(_named(name, str(short) if is_text else preview(short)["text"]))
+
+
+def _about(value: object) -> dict[str, Any]:
+    """What a line of JSON says of a result.
+
+    Elements of its list without a value stand beside it, so that none of them looks like one.
+    """
+    if isinstance(value, NodeFailure):
+        return {"error": shown_error(value.error)}
+    if isinstance(value, NodeSkipped):
+        return {"skipped": list(value.because_of)}
+    missing: list[dict[str, Any]] = []
+
+    def values_of(part: object) -> object:
+        if type(part) is list:
+            return [*map(values_of, part)]
+        if not isinstance(part, NodeFailure | NodeSkipped):
+            return part
+        missing.append({"index": part.index, **_about(part)})
+        return None
+
+    whole = values_of(value)
+    return {"value": whole, "missing": missing} if missing else {"value": value}
 
 
 class _InPlace:

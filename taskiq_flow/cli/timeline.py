@@ -26,7 +26,7 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
 
     The timeline has the nodes that took longest, in the order in which they began to wait.
     """
-    took = f"{duration(report.seconds)}{report.of_session}"
+    took = f"{duration(report.seconds)}{report.details}"
     yield f"run {one_line(report.run_id)}: {report.status} in {took}"
     yield from textwrap.wrap(one_line(report.sentence), width)
     named = [name for name, times in report.nodes.items() if times.spans]

@@ -11,8 +11,10 @@ from taskiq_flow.dataflow.options import MapOver
 from taskiq_flow.dataflow.signature import chains_with_arguments_of, takes_arguments_of
 from taskiq_flow.dataflow.subgraph import Subgraph
 from taskiq_flow.errors import GraphError
+from taskiq_flow.suggestions import suggests_keywords
 
 
+@suggests_keywords()
 class DAGBuilder:
     """Collects nodes and builds a graph of them, called ``name`` where runs are listed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import inspect
@@ -189,7 +190,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     a callable whose signature cannot be read.
     """
     signature = inspect.signature(function)
-    names = _Names(function)
+    names = Names(function)
     cls = _class_called(function)
     returned = names.evaluated(signature.return_annotation) if cls is None else _made_by(cls)
     return signature.replace(
@@ -216,7 +217,7 @@ def _made_by(cls: type) -> Any:
     return cls if makes_own else Parameter.empty
 
 
-class _Names:
+class Names:
     """The names that a callable's annotations may use: its module's, and those it closes over."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -228,15 +229,24 @@ class _Names:
                 with contextlib.suppress(ValueError):  # a variable that has no value yet
                     self._locals[name] = cell.cell_contents
 
+    @property
+    def known(self) -> set[str]:
+        """All of them, and those that are built in."""
+        return {*self._globals, *self._locals, *dir(builtins)}
+
     def evaluated(self, annotation: Any) -> Any:
         """The annotation's value; as text if it has none."""
+        try:
+            return self.value(annotation)
+        except Exception:  # the annotation's own code may raise anything
+            return annotation if isinstance(annotation, str) else repr(annotation)
+
+    def value(self, annotation: Any) -> Any:
+        """The annotation's value. Raises whatever evaluating it raises."""
         if annotation is None or annotation is Parameter.empty:
             return annotation
         annotated = SimpleNamespace(__annotations__={"it": annotation})
-        try:
-            hints = get_type_hints(annotated, self._globals, self._locals, include_extras=True)
-        except Exception:  # the annotation's own code may raise anything
-            return annotation if isinstance(annotation, str) else repr(annotation)
+        hints = get_type_hints(annotated, self._globals, self._locals, include_extras=True)
         return None if hints["it"] is type(None) else hints["it"]
 
 

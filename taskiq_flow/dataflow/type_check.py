@@ -28,6 +28,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.dataflow.tasks import is_generator_function, original_function, task_info
+from taskiq_flow.dataflow.unknown_names import Unknown, unknown_names
 from taskiq_flow.errors import TypeMismatchError, TypeMismatchWarning, warn
 from taskiq_flow.values.annotations import awaited, is_typed_dict
 from taskiq_flow.values.may_fit import may_fit
@@ -60,13 +61,27 @@ class Mismatch:
 
 
 def check_types(plan: Plan, mode: TypeCheck) -> None:
-    """Warn of a graph's mismatches with ``TypeMismatchWarning``, or raise ``TypeMismatchError``."""
-    found = [] if mode == "off" else mismatches(plan)
+    """Warn of a graph's mismatches with ``TypeMismatchWarning``, or raise ``TypeMismatchError``.
+
+    Likewise of annotations with a name that is nowhere.
+    """
+    if mode == "off":
+        return
+    unknown = _unknown(plan)
+    if unknown:
+        node, it = unknown[0]
+        told = _listed([f"node {name!r} has {each}" for name, each in unknown]).removesuffix("?")
+        remedy = 'correct the annotation, import the name, or give the engine type_check="off"'
+        message = f"{told}; {remedy}"
+        if mode == "warn":
+            warn(message, TypeMismatchWarning)
+        else:
+            raise TypeMismatchError(message, consumer=node, parameter=it.parameter or "")
+    found = mismatches(plan)
     if not found:
         return
-    more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
     message = (
-        f"{'; '.join(map(str, found[:_MOST_SHOWN]))}{more}. {_REMEDY}, or add a node that converts "
+        f"{_listed([*map(str, found)])}. {_REMEDY}, or add a node that converts "
         'the value, or give the engine type_check="off"'
     )
     if mode == "warn":
@@ -79,6 +94,37 @@ def check_types(plan: Plan, mode: TypeCheck) -> None:
         key=first.key,
         consumer=first.consumer,
         parameter=first.parameter,
+    )
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f"; and {len(texts) - _MOST_SHOWN} more" if len(texts) > _MOST_SHOWN else ""
+    return "; ".join(texts[:_MOST_SHOWN]) + more
+
+
+def _unknown(plan: Plan) -> list[tuple[str, Unknown]]:
+    """The annotations of tasks with a name that is nowhere, each with the first node of the task.
+
+    Only of those that could not be evaluated is asked why.
+    """
+    nodes: dict[int, DAGNode] = {}
+    for node in plan.order:
+        for each in (node, node.fallback_node):
+            if each is not None:
+                nodes.setdefault(id(each.task), each)
+    return [
+        (node.task_name, it)
+        for node in nodes.values()
+        if _has_text(task_info(node.task).signature)
+        for it in unknown_names(original_function(node.task))
+    ]
+
+
+def _has_text(signature: inspect.Signature) -> bool:
+    """Whether an annotation could not be evaluated, so that it is a text."""
+    parameters = signature.parameters.values()
+    return any(isinstance(p.annotation, str) for p in parameters) or isinstance(
+        signature.return_annotation, str
     )
 
 

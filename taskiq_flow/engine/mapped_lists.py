@@ -204,12 +204,14 @@ class MappedLists:
                 store[key] = self._values.lists(key, node)
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
-        if is_cut:  # the reader is given the failure of the generator
-            is_given = is_given and not self._is_own_row(node, ())
+        cut: NodeSkipped | None = None
+        if is_cut and self._is_own_row(node, ()):
+            is_given = False  # the reader is given the failure of the generator
+        elif is_cut and node not in self._uneven:
+            cut = self._events.skipped(node, *self._state.reason_to_skip(node), 0)
         if self._spec.lists_at == 0 and is_given and self._earlier.is_list_new(node, ()):
             missing = self._missing.pop(node, None)
-            whole = self._cut(node) if is_cut else self._values.whole(node, (), missing)
-            self._deliver(node, whole)
+            self._deliver(node, cut or self._values.whole(node, (), missing))
         self._deliver_held_back(node, ())
 
     def _deliver_held_back(self, items: DAGNode, path: Path) -> None:

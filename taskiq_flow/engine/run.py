@@ -226,7 +226,7 @@ class Run:
         """A worker has begun to execute an attempt."""
         if self._is_over:
             return
-        now = self._loop.time()
+        now = self._events.now()
         if self._listeners.are_present:
             self._events.began(node_run, now, worker)
         if node_run.options.is_timed:

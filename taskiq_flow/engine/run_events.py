@@ -36,10 +36,21 @@ from taskiq_flow.previews import Preview
 from taskiq_flow.values.inspection import NEVER_CHANGE
 
 
+def _clock() -> Callable[[], float]:
+    """The clock of the running loop: what its method calls, unless that is another one.
+
+    Each node reads it three times.
+    """
+    time_of_loop = asyncio.get_running_loop().time
+    is_usual = getattr(time_of_loop, "__func__", None) is asyncio.BaseEventLoop.time
+    return time.monotonic if is_usual else time_of_loop
+
+
 class RunEvents:
     """Makes the events of one run and gives them to its listeners.
 
-    ``hand_over``: makes of a node's value what a listener is given of it.
+    ``hand_over``: makes of a node's value what a listener is given of it. ``now``: the clock of
+    ``Event.at``.
     """
 
     def __init__(
@@ -47,7 +58,7 @@ class RunEvents:
     ) -> None:
         self._run_id = run_id
         self._hand_over = hand_over
-        self._now = asyncio.get_running_loop().time
+        self.now = _clock()
         self.listeners = listeners
 
     # The run
@@ -59,7 +70,7 @@ class RunEvents:
         self.listeners.tell(
             RunStarted(
                 self._run_id,
-                self._now(),
+                self.now(),
                 graph.task_names,
                 time.time(),
                 graph.edges,
@@ -76,18 +87,19 @@ class RunEvents:
                 name=settings.name,
                 tags=settings.tags,
                 origin=settings.origin,
+                on_error=settings.on_error,
             )
         )
 
     def finished(self, outcome: Outcome, error: BaseException | None) -> None:
         """The run has ended."""
-        self.listeners.tell(RunFinished(self._run_id, self._now(), outcome, error))
+        self.listeners.tell(RunFinished(self._run_id, self.now(), outcome, error))
 
     # Attempts
 
     def sent(self, node_run: NodeRun) -> None:
         """A task is sent."""
-        at, number = self._now(), node_run.number
+        at, number = self.now(), node_run.number
         attempt = node_run.told = Attempt(node_run.node, node_run.task_id, number, at)
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
@@ -103,7 +115,7 @@ class RunEvents:
 
     def labels(self, node_run: NodeRun) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
-        node, at, number = node_run.node, self._now(), node_run.number
+        node, at, number = node_run.node, self.now(), node_run.number
         return self.listeners.sending(
             NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
         )
@@ -126,7 +138,7 @@ class RunEvents:
 
     def resent(self, node_run: NodeRun) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
-        node, number, at = node_run.node, node_run.number, self._now()
+        node, number, at = node_run.node, node_run.number, self.now()
         node_run.told = Attempt(node, node_run.task_id, number, at)
         self.listeners.tell(
             NodeRetried(
@@ -137,7 +149,7 @@ class RunEvents:
     def fell_back(self, node_run: NodeRun, error: BaseException) -> None:
         """A node's task has failed for good, and its fallback takes its place."""
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
-        at, name, index = self._now(), node.task_name, node.index
+        at, name, index = self.now(), node.task_name, node.index
         number, run_id = node_run.number, self._run_id
         node_run.told = None
         self.listeners.tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
@@ -148,7 +160,7 @@ class RunEvents:
         self, node: RunnableNode, value: Any, source: Source, node_run: NodeRun | None = None
     ) -> None:
         """A node has its value. What listeners are given of that is made when they ask."""
-        now = self._now()
+        now = self.now()
         attempt = None if node_run is None else node_run.told
         if attempt is None or source != "task" or attempt.task_id != node_run.task_id:  # type: ignore[union-attr]
             attempt = self._ending(node, source, node_run)
@@ -179,11 +191,11 @@ class RunEvents:
             return
         attempt = Attempt(node, "", 0)
         attempt.complete(Preview(kind="", size=0, text="", cut=True), "journal", None, None)
-        self.listeners.note(COMPLETED, self._now(), attempt)
+        self.listeners.note(COMPLETED, self.now(), attempt)
 
     def failed(self, node_run: NodeRun, error: BaseException) -> None:
         """A node has failed for good."""
-        node, at = node_run.node, self._now()
+        node, at = node_run.node, self.now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
         task_id, number = node_run.task_id, node_run.number
         times, run_id = self._spans(node_run, at), self._run_id
@@ -203,18 +215,18 @@ class RunEvents:
 
     def failed_unsent(self, node: RunnableNode, error: BaseException) -> None:
         """A node has failed for which no task was sent."""
-        at, name = self._now(), node.task_name
+        at, name = self.now(), node.task_name
         self.listeners.tell(NodeFailed(self._run_id, at, name, "", error, 0, node.index))
 
     def skipped(
         self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int
     ) -> NodeSkipped:
         """A node does not run. Returns the event, which a reader may be given as well."""
-        at, name = self._now(), node.task_name
+        at, name = self.now(), node.task_name
         event = NodeSkipped(self._run_id, at, name, because_of, reason, node.index, attempt)
         self.listeners.tell(event)
         return event
 
     def elements_known(self, name: str, count: int) -> None:
         """A node maps over so many elements."""
-        self.listeners.tell(ElementsKnown(self._run_id, self._now(), name, count))
+        self.listeners.tell(ElementsKnown(self._run_id, self.now(), name, count))

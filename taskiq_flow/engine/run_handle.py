@@ -92,8 +92,9 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         """The output keys that have their values so far, and elements of lists to come.
 
         The elements are named as in ``"read[0]"``. A run that has completed has none; one that has
-        ended early has those of lists that are not whole. With ``items="only"``, both have those of
-        lists that a node takes whole.
+        ended early has those of lists that are not whole. With ``items="only"``, a run in progress
+        has the elements of lists that a node takes whole, one that has ended early has those lists
+        if they were whole, or else their elements, and one that has completed has none of them.
         """
         return self._progress.results_so_far()
 

@@ -37,6 +37,7 @@ from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWrite
 from taskiq_flow.journal.wire import read_lines
 from taskiq_flow.notes import notes_of
 from taskiq_flow.previews import preview, printable
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.views.run_view import RunView
 
 _ALL = 1 << 31
@@ -49,6 +50,7 @@ LOOK_AGAIN = 1.0
 """Seconds after which a follower looks whether the engine is still there."""
 
 
+@suggests_keywords()
 class RunReader:
     """Reads the runs of a journal, which may be in progress in any process.
 

@@ -18,6 +18,7 @@ from taskiq_flow.journal import redis_scripts as scripts
 from taskiq_flow.journal.protocol import EventBatch, Lease, Request, decoded, encoded, is_run
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.systems import without_secrets
 
 _CHUNKS_PER_READ = 64
@@ -33,6 +34,7 @@ CONNECT_TIMEOUT = 5.0
 """Seconds of an outage after which a call fails, if the server has never answered."""
 
 
+@suggests_keywords()
 class RedisJournal:
     """A journal on the Redis server at ``url``, under keys that begin with ``prefix``.
 

@@ -18,6 +18,7 @@ from taskiq_flow.journal.lease import is_gone
 from taskiq_flow.journal.protocol import EventBatch, Lease, Request, decoded, encoded, is_run
 from taskiq_flow.journal.sqlite_file import SqliteFile
 from taskiq_flow.journal.summary import RunSummary
+from taskiq_flow.suggestions import suggests_keywords
 
 _CHUNKS_PER_READ = 64
 
@@ -25,6 +26,7 @@ LOOK_EVERY = 0.05
 """Seconds between two looks at whether another process has written to the file."""
 
 
+@suggests_keywords()
 class SqliteJournal:
     """A journal in the SQLite file at ``path``, which is created if it does not exist.
 

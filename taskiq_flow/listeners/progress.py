@@ -21,6 +21,7 @@ from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.listeners.lines import Lines
 from taskiq_flow.notes import WIDTH, Notes, notes_of
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.time_left import EarlierRun
 
@@ -35,6 +36,7 @@ _SHARE = 20
 """A pause is at least so many times as long as showing took."""
 
 
+@suggests_keywords()
 class Progress:
     """Shows the runs of the engines that it is a listener of: to ``file``, or ``sys.stderr``.
 

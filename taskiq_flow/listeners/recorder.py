@@ -22,6 +22,7 @@ from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import EventBatch, EventJournal, Journal, Lease, stores_events
 from taskiq_flow.journal.summary import Head
 from taskiq_flow.notes import Notes, notes_of
+from taskiq_flow.suggestions import suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -32,6 +33,7 @@ MOST_EVENTS = 10_000
 """Events that are held while the journal is slow. Then the oldest ones are left out."""
 
 
+@suggests_keywords()
 class Recorder:
     """A listener that records runs in a journal for ``RunReader``, as history.
 
@@ -97,7 +99,7 @@ class _Recording:
         self._batcher = EventBatcher(run_id, Head(name, is_resumable=False), wake=lambda: None)
         self._ends = asyncio.Event()
         self._has_warned = self._has_failed = False
-        self._task = asyncio.get_running_loop().create_task(self._write(self._batcher.first()))
+        self._task = asyncio.get_running_loop().create_task(self._write())
 
     def add(self, notes: Notes, first: int) -> None:
         """Write events with the next batch. If the journal is too slow, the oldest are left out."""
@@ -122,14 +124,14 @@ class _Recording:
             self._task.cancel()
             raise
 
-    async def _write(self, first: EventBatch) -> None:
+    async def _write(self) -> None:
         try:
-            await self._create(first)
+            await self._pause()
+            # With its first events: a transaction less, and short runs have no other.
+            await self._create(self._batcher.next() or self._batcher.first())
             renewed_at = asyncio.get_running_loop().time()
             while not self._ends.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FLUSH_EVERY):
-                        await self._ends.wait()
+                await self._pause()
                 now = asyncio.get_running_loop().time()
                 if (batch := self._batcher.next()) is not None:
                     await self._journal.append(self._run_id, self._lease, None, batch)
@@ -145,6 +147,12 @@ class _Recording:
             logger.warning("run %s is not recorded: %s", self._run_id, describe(error))
             with contextlib.suppress(Exception):  # then the lease expires
                 await self._journal.release(self._run_id, self._lease)
+
+    async def _pause(self) -> None:
+        """Until events are due, or the run has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_EVERY):
+                await self._ends.wait()
 
     async def _create(self, first: EventBatch) -> None:
         """Create the run, in place of one that was recorded under the same run id."""

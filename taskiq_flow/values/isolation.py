@@ -78,8 +78,9 @@ class Isolation:
             return value
         if kind not in _MAY_BE_FLAT:
             return _own(value, Copies())
-        if self.is_flat(value):
-            return self._flat[id(value)][1](value)
+        known = self._flat.get(id(value))
+        if known is not None and known[0] is value:
+            return known[1](value)
         flat = flat_copy(value)
         if flat is None:
             return isolated(value)

@@ -194,7 +194,12 @@ def _may_be(start: type, end: type) -> bool:
 
 
 def _is_mapping(kind: type) -> bool:
-    return issubclass(kind, Mapping) or (not _has_fields(kind) and _may_be(kind, Mapping))
+    """Whether an instance may be a mapping: that of an abstract class, or of a known subclass."""
+    if issubclass(kind, Mapping) or kind is object:
+        return True
+    if getattr(kind, "_is_protocol", False) or _is_abstract(kind):
+        return not _has_fields(kind) and _may_be(kind, Mapping)
+    return any(issubclass(sub, Mapping) for sub in _subclasses(kind))
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -13,13 +13,14 @@ from taskiq_flow.views.node_view import NodeView
 class Stage:
     """A node on a path: how long it waited, was queued and ran after the node before it had ended.
 
-    The times of the stages of a path do not overlap.
+    The times of the stages of a path do not overlap. ``redelivered``: a part of ``queued``.
     """
 
     name: str
     waiting: float
     queued: float
     running: float
+    redelivered: float
 
 
 def critical_path(
@@ -72,12 +73,13 @@ def stage_of(node: NodeView, since: float | None = None) -> Stage:
     """
     starts = [at for at in (node.ready_at, since) if at is not None]
     if not starts or node.ended_at is None:
-        return Stage(node.name, node.waiting, node.queued, node.longest)
+        return Stage(node.name, node.waiting, node.queued, node.longest, node.redelivered)
     taken = max(0.0, node.ended_at - max(starts))
     running = min(node.longest, taken)
     queued = node.queued
     if node.elements is not None:
         # Where nobody tells when a task begins, elements are queued until they end.
-        queued = min(queued, node.elements.queueing)
+        queued = min(queued, node.elements.queueing + node.redelivered)
     queued = min(queued, taken - running)
-    return Stage(node.name, taken - running - queued, queued, running)
+    redelivered = min(queued, node.redelivered)
+    return Stage(node.name, taken - running - queued, queued, running, redelivered)

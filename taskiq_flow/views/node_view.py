@@ -44,7 +44,9 @@ class NodeView:
     from its sending counts as ``running``. Moments, by the clock of ``Event.at``: ``ready_at``,
     ``sent_at`` and ``began_at`` of the last attempt, and ``ended_at``; ``earlier`` has the moments
     of the attempts before. An element has no ``ready_at``, and no time of waiting before its first
-    attempt.
+    attempt. ``redelivered``: the part of ``queued`` in which a worker had begun an attempt that
+    another one then began, as the first was killed or cut off; of a mapped node, that of the
+    element that lost most.
 
     ``was_completed_before``: the journal had its result. It has no moments then; its times are
     those of the earlier session, or zero in a rerun, which is another run.
@@ -73,6 +75,7 @@ class NodeView:
     waiting: float = 0.0
     queued: float = 0.0
     running: float = 0.0
+    redelivered: float = 0.0
     ready_at: float | None = None
     sent_at: float | None = None
     began_at: float | None = None
@@ -155,7 +158,10 @@ class NodeView:
         """A worker has begun the attempt: another one than before, if one had begun it."""
         if attempt > self.attempts:  # noqa: PLR1730 - no call, as each node does it
             self.attempts = attempt
-        since = self.sent_at if self.began_at is None else self.began_at
+        since = self.sent_at
+        if self.began_at is not None:
+            since = self.began_at
+            self.redelivered += at - since
         if since is not None:
             self.queued += at - since
         self.state, self.worker, self.began_at = "running", worker, at
@@ -196,6 +202,7 @@ class NodeView:
         self.waiting += record.waiting
         self.queued += record.queued
         self.running += record.running
+        self.redelivered = max(self.redelivered, record.redelivered)
         elements.attempts += record.attempts
         if record.attempts > 1:
             elements.repeated += record.attempts - 1

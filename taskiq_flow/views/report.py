@@ -13,6 +13,7 @@ from taskiq_flow.drawing.texts import cut
 from taskiq_flow.previews import one_line
 from taskiq_flow.views.critical_path import Stage, critical_path, stage_of
 from taskiq_flow.views.node_times import NodeTimes, count_text, times_of
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.timeline import svg_of
 from taskiq_flow.views.trace import trace_of
@@ -35,6 +36,7 @@ class RunReport:
     many nodes ran at once, on average. ``nodes``: the times of each, by name; of a mapped node, the
     sums over its elements. ``sentence``: whether the run was held back by running the critical
     path, or by waiting. ``sessions``: how many engines have run it; all times are of the last one.
+    ``on_error``: of the last one.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load", "save"), edges={"save": ("load",)}))
@@ -68,11 +70,14 @@ class RunReport:
     nodes: Mapping[str, NodeTimes]
     sentence: str
     sessions: int = 1
+    on_error: str | None = None
 
     @property
-    def of_session(self) -> str:
-        """What follows ``seconds`` in texts: ``" of session 2"`` if the run was resumed."""
-        return f" of session {self.sessions}" if self.sessions > 1 else ""
+    def details(self) -> str:
+        """What follows ``seconds`` in texts: the session and ``on_error``, unless usual."""
+        session = f" of session {self.sessions}" if self.sessions > 1 else ""
+        is_usual = self.on_error in (None, "raise")
+        return session if is_usual else f'{session}, with on_error="{self.on_error}"'
 
     @classmethod
     def of(cls, view: RunView) -> Self:
@@ -90,6 +95,7 @@ class RunReport:
             times,
             _sentence(view, path),
             view.sessions,
+            view.on_error,
         )
 
     def print(self, file: TextIO | None = None) -> None:
@@ -110,7 +116,7 @@ class RunReport:
 
     def lines(self, longest_name: float = math.inf) -> Iterator[str]:
         """The report as lines of text. Names are cut to so many columns."""
-        took = f"{self.seconds:.3f} s{self.of_session}"
+        took = f"{self.seconds:.3f} s{self.details}"
         yield f"run {one_line(self.run_id)}: {self.status} in {took}"
         yield one_line(self.sentence)
         yield ""
@@ -160,8 +166,8 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
     if not path:
         return "No node has ended yet."
     names, own = _path_text([stage.name for stage in path]), _sums(path)
-    running = own.pop("running")
-    left = max(0.0, view.seconds - running - sum(own.values()))
+    running = own["running"]
+    left = max(0.0, view.seconds - running - sum(own[part] for part in _WAITS))
     others = _sums(_beside(path, view))
     cause = max(_WAITS, key=others.__getitem__)
     beside = {part: left if part == cause and others[part] else 0.0 for part in _WAITS}
@@ -170,12 +176,27 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
     if waited > running:
         is_own = own[part] >= beside[part]
         who = names if is_own else f"{names} or nodes beside it"
+        redelivered = (own if is_own else others)["redelivered"]
+        if part == "queued" and redelivered > waited / 2:
+            return (
+                f"{redelivered:.3f} s {of_all} were lost in executions of {who} whose worker was "
+                "killed or cut off, until another one began the task."
+            )
         return f"{waited:.3f} s {of_all} {_wait_text(part, who, view, is_one=is_own)}"
     if left > running and not beside[cause]:
         return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
     longest = max(path, key=lambda stage: stage.running)
     share = "" if len(path) == 1 else f", of which {longest.name} took {longest.running:.3f} s"
-    return f"{running:.3f} s {of_all} went into running {names}{share}."
+    again = _again_text(view.nodes[longest.name])
+    return f"{running:.3f} s {of_all} went into running {names}{share}{again}."
+
+
+def _again_text(node: NodeView) -> str:
+    """What a sentence says of a node that ran mostly in attempts that were repeated."""
+    again = sum(end - (sent if began is None else began) for sent, began, end in node.earlier)
+    if again <= node.running / 2 or node.error is None:
+        return ""
+    return f", {again:.3f} s of that in attempts that were repeated, after a {node.error['type']}"
 
 
 def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, is_one: bool) -> str:
@@ -195,8 +216,9 @@ def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, i
 
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:
-    """How long these have waited, were queued and ran."""
-    return {part: sum(getattr(stage, part) for stage in stages) for part in (*_WAITS, "running")}
+    """How long these have waited, were queued and ran, and which part a redelivery took."""
+    parts = (*_WAITS, "running", "redelivered")
+    return {part: sum(getattr(stage, part) for stage in stages) for part in parts}
 
 
 def _beside(path: Sequence[Stage], view: RunView) -> list[Stage]:

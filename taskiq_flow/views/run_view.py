@@ -71,7 +71,8 @@ class RunView:
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
     many seconds a node or one of its elements is expected to run, if not 1. ``kind``: how the graph
     was declared, ``"sequential"`` as a ``Pipeline``. ``in_memory``: whether its broker is an
-    ``InMemoryBroker``. ``origin``: where the command line found the graph.
+    ``InMemoryBroker``. ``origin``: where the command line found the graph. ``on_error``: of the
+    engine of the last session; ``None`` if that was not told.
 
     >>> view = RunView()
     >>> class Watching:
@@ -101,6 +102,7 @@ class RunView:
     kind: GraphKind = "dataflow"
     in_memory: bool = False
     origin: str | None = None
+    on_error: str | None = None
     _earlier: dict[str, NodeView] = field(default_factory=dict)
     _began: tuple[float, float] | None = None  # ``time`` and ``at`` of the last session's start
     _completed: RunView | None = None  # before the last session, if the run had completed
@@ -292,6 +294,7 @@ class RunView:
         self.time, self.started_at, self.edges = event.time, event.at, event.edges
         self.expected, self.kind = event.expected, event.kind
         self.in_memory, self.origin = event.in_memory, event.origin
+        self.on_error = event.on_error
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)

@@ -47,7 +47,7 @@ def svg_of(report: RunReport) -> str:
     top = 48 + 18 * len(sentence) + 60
     height = top + _ROW * len(names) + 36
     title = f"run {cut(one_line(report.run_id), _TITLE_COLUMNS)}"
-    took = f"{duration(report.seconds)}{report.of_session}"
+    took = f"{duration(report.seconds)}{report.details}"
     lines = [text_element(_MARGIN, 30, f"{title}: {report.status} in {took}", "title")]
     lines += [
         text_element(_MARGIN, 54 + 18 * number, line, "quiet")

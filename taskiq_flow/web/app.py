@@ -28,6 +28,7 @@ from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.web.api import Api, json_response
 from taskiq_flow.web.control import Control
 from taskiq_flow.web.graphs import Graphs
@@ -53,6 +54,7 @@ _STATUSES = (
 STATIC = Path(__file__).parent / "static"
 
 
+@suggests_keywords()
 def runs_app(
     source: ExecutionEngine | RunReader | Journal | str | os.PathLike[str],
     *,

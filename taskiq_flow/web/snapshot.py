@@ -41,6 +41,7 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = 
         "left": left,
         "error": _error(shown.error("", view.error)),
         "origin": None if view.origin is None else printable(view.origin),
+        "on_error": view.on_error,
         "counts": view.counts,
         "sentence": printable(report.sentence),
         "critical_path": [printable(name) for name in report.critical_path],

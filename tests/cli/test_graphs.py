@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -55,6 +56,14 @@ def test_help_fits_80_columns(run: Run) -> None:
         done = run(command, "-h")
         assert done.code == 0
         assert max(map(len, done.lines)) <= 80, command
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", "--help"], ["cancel", "--help"]])
+def test_help_fits_40_columns(words: list[str]) -> None:
+    command = [sys.executable, "-m", "taskiq_flow", *words]
+    narrow = {**os.environ, "COLUMNS": "40"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=narrow)  # noqa: S603 - made above
+    assert max(map(len, done.stdout.splitlines())) <= 40
 
 
 def test_the_package_is_a_command_and_so_is_its_script(folder: Path) -> None:

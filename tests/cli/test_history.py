@@ -136,7 +136,9 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
 ) -> None:
     journal, lease = MemoryJournal(), Lease("an engine")
     events: list[Event] = [
-        RunStarted("r", 0.5, ("read", "load"), 1.7e9, mapped={"read": 1}, seq=1),
+        RunStarted(
+            "r", 0.5, ("read", "load"), 1.7e9, mapped={"read": 1}, seq=1, on_error="collect"
+        ),
         ElementsKnown("r", 0.5, "read", 9, 2),
         *(NodeStarted("r", 0.5, f"read[{n}]", "", n, seq=3 + n) for n in range(3)),
         NodeBegan("r", 0.5, "read[0]", "", "host:7", 0, seq=6),
@@ -150,6 +152,7 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
     history._show_state(await reader.run("r"), await reader.view("r"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "! r  interrupted, last event after 250 ms; 2 interrupted"
+    assert "  on error   collect" in lines
     assert [line.split(maxsplit=2) for line in lines[-2:]] == [
         ["!", "read", "interrupted, 1/9, 2 interrupted"],
         ["!", "load", "interrupted"],

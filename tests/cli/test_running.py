@@ -88,6 +88,12 @@ def test_failures_in_a_list_are_written_in_short(capsys: pytest.CaptureFixture[s
     skipped = NodeSkipped("r", 39684.5, "odd[2]", ("before[2]",), index=2, seq=133)
     Results(json_lines=False).write("odd", [2, failure, [skipped, "x"]])
     assert capsys.readouterr().out == "odd: [2, failed: ValueError: 7 is odd, [skipped, 'x']]\n"
+    Results(json_lines=True).write("odd", [2, failure, [skipped, "x"]])
+    line = json.loads(capsys.readouterr().out)
+    assert line["value"] == [2, None, [None, "x"]]
+    error, other = line["missing"]
+    assert (error["index"], error["error"]["message"]) == (1, "7 is odd")
+    assert other == {"index": 2, "skipped": ["before[2]"]}
 
 
 def test_failures_that_are_collected_are_results(run: Run) -> None:

@@ -70,6 +70,12 @@ class Dog(Animal): ...
 class Stone: ...
 
 
+class Shelf: ...
+
+
+class Books(Shelf, dict[str, int]): ...
+
+
 class User(BaseModel):
     name: str
 
@@ -201,6 +207,9 @@ FITS: list[tuple[Any, Any]] = [
     (Pair, tuple[int, str]),
     (Dog, Animal),
     (Animal, Dog),
+    (Closes, Point),
+    (Shelf, Point),
+    (object, Point),
     (str, Colour),
     (Colour, str),
     (int, SupportsFloat),
@@ -261,6 +270,10 @@ NEVER: list[tuple[Any, Any]] = [
     (int, Sequence[int]),
     (int, Iterable[int]),
     (int, Mapping[str, int]),
+    (Stone, dict[str, int]),
+    (Stone, Point),
+    (Stone, User),
+    (Stone, Row),
     (list[int] | None, int),
     (list[int], int | str),
     (int, str | list[int]),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from taskiq_flow import ExecutionEngine, FlowMiddleware
+from taskiq_flow import ExecutionEngine
 from tests.distributed import app
 from tests.distributed.app import started
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, inputs, many, until_sent
+from tests.distributed.watching import Notes, hear_no_more, inputs, many, until_sent
 
 COUNT = 60
 SECONDS = 0.25
@@ -27,8 +27,7 @@ async def test_the_tasks_of_an_engine_that_is_gone_are_dropped(
         await until_sent(engine)
         with farm.workers(settings, max_async_tasks=2):
             await dead.until("end", 4)
-            (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
-            await (await flow.inbox()).notifier.aclose()  # what a server sees of a killed engine
+            await hear_no_more(broker)
             async with started(settings) as other:
                 living_engine = ExecutionEngine(other, many(other, app.noted, 1))
                 await living_engine.execute(inputs(living, 1, 0.0))

@@ -22,6 +22,12 @@ from tests.distributed.watching import Notes, chain_of, check_cancelling, inputs
 from tests.servers.process import free_port
 from tests.servers.redis import RedisSentinel, RedisServer, ReplicatedCluster, newest_program
 
+# taskiq's brokers leave connections to the collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
 LOST_AFTER = 5.0
 """Seconds. The replica takes over within three."""
 
@@ -76,8 +82,6 @@ def sentinel(kind: str, folder: Path, program: str | None = None) -> Iterator[Si
         yield Site(settings, master, journal, watches)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(("kind", "program"), KINDS)
 async def test_a_master_that_dies_for_good_is_succeeded(
     kind: str, program: str | None, farm: Farm, tmp_path: Path
@@ -113,8 +117,6 @@ async def test_a_master_that_dies_for_good_is_succeeded(
     gc.collect()  # so that it is this test where what taskiq's brokers leave open is found
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
 @pytest.mark.skipif(not AT_LENGTH, reason="takes half a minute; scripts/production does it")
 async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path: Path) -> None:
@@ -135,8 +137,6 @@ async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path:
     gc.collect()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
 @pytest.mark.skipif(not AT_LENGTH, reason="takes half a minute; scripts/production does it")
 async def test_a_master_may_become_a_replica_of_its_replica(

@@ -13,7 +13,6 @@ from taskiq_flow import (
     DAG,
     DAGBuilder,
     ExecutionEngine,
-    FlowMiddleware,
     Item,
     MemoryJournal,
     NodeFailedError,
@@ -23,7 +22,7 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes
+from tests.distributed.watching import Notes, hear_no_more
 from tests.values import kinds
 
 both = pytest.mark.parametrize("function", [app.numbers, app.numbers_in_thread])
@@ -169,8 +168,7 @@ async def test_the_generator_of_an_engine_that_is_gone_is_closed(
             dag = DAGBuilder().node(task(broker, function), name="numbers", window=4).build()
             run = ExecutionEngine(broker, dag).execute_async(inputs(notes, 10**6), items="only")
             await anext(run)
-            (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
-            await (await flow.inbox()).notifier.aclose()  # what a server sees of a killed engine
+            await hear_no_more(broker)
             async with started(settings) as other:
                 engine = ExecutionEngine(other, graph(other, function))
                 # The one place of the worker is free again, and the message does not come back.
@@ -196,8 +194,7 @@ async def test_a_run_is_resumed_in_the_middle_of_a_generator(
             async for name, value in run:
                 if name == "numbers" and isinstance(value, Item) and value.index == 60:
                     break
-            (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
-            await (await flow.inbox()).notifier.aclose()  # what a server sees of a killed engine
+            await hear_no_more(broker)
             await run.aclose()
             async with started(settings) as other:
                 resuming = ExecutionEngine(other, graph(other, function), journal=journal)

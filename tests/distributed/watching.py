@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, RunCancelledError
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, FlowMiddleware, RunCancelledError
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.waiting import until
@@ -88,6 +88,12 @@ def chain_of(broker: AsyncBroker, count: int) -> ExecutionEngine:
         builder.node(task(broker, app.noted), name=f"n{number}", inputs={**keys, **after})
         builder.node(task(broker, app.noted), name=f"m{number}", inputs=keys)
     return ExecutionEngine(broker, builder.build(), lost_after=30.0)
+
+
+async def hear_no_more(broker: AsyncBroker) -> None:
+    """Have a broker's engines hear nothing, which is what a server sees of killed ones."""
+    (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+    await (await flow.inbox()).notifier.aclose()
 
 
 async def until_empty(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from taskiq_flow import (
     Item,
     ItemsChangedError,
     MemoryJournal,
+    MissingNodeError,
     NodeCompleted,
     NodeFailedError,
     NodeFailure,
@@ -31,8 +32,10 @@ from taskiq_flow import (
     Retry,
     RunCancelledError,
     RunFailedError,
+    RunReader,
+    RunView,
 )
-from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.engine.run_spec import Items, OnError
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
@@ -726,6 +729,29 @@ async def test_items_that_were_made_go_on_though_the_generator_fails_later() -> 
     assert isinstance(values["double"], NodeSkipped)
     assert values["double"].because_of == ("items",)
     assert isinstance(values["total"], NodeSkipped)
+
+
+@virtually
+@pytest.mark.parametrize("on_error", ["collect", "continue"])
+async def test_listeners_are_told_that_a_list_over_a_failed_generator_is_none(
+    on_error: OnError,
+) -> None:
+    journal, view = MemoryJournal(), RunView()
+    run = engine_of(broken(2), on_error=on_error, journal=journal).start(run_id="r")
+    async for event in run.events():
+        view.apply(event)
+    node = view.nodes["double"]
+    assert (node.state, node.reason, node.because_of) == ("skipped", "failure", ("items",))
+    assert node.elements is not None
+    assert node.elements.completed == 2
+    with pytest.raises(MissingNodeError, match=r"the node was skipped; its elements are stored"):
+        await RunReader(journal).value("r", "double")
+    assert await RunReader(journal).value("r", "double[1]") == 2
+    if on_error == "collect":
+        assert isinstance((await run)["double"], NodeSkipped)
+    else:
+        with pytest.raises(RunFailedError):
+            await run
 
 
 @virtually

@@ -88,7 +88,15 @@ async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
         edges = {"b": ("a",)}
         tasks = {"a": "lambda", "b": "lambda"}
         assert started == RunStarted(
-            "r", started.at, ("a", "b"), started.time, edges, tasks=tasks, seq=1, in_memory=True
+            "r",
+            started.at,
+            ("a", "b"),
+            started.time,
+            edges,
+            tasks=tasks,
+            seq=1,
+            in_memory=True,
+            on_error="raise",
         )
         assert sent == NodeStarted("r", sent.at, "a", "r:a:1", seq=2)
         assert began == NodeBegan("r", began.at, "a", "r:a:1", process_name(), seq=3)

@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -17,6 +17,7 @@ from taskiq import (
     SimpleRetryMiddleware,
     TaskiqMessage,
     TaskiqMiddleware,
+    TaskiqResult,
 )
 
 from taskiq_flow import (
@@ -40,6 +41,8 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
+from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
 from taskiq_flow.testing import LocalBroker
 from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
@@ -616,3 +619,27 @@ async def test_a_second_execution_that_takes_too_long_is_timed_out_when_its_own_
         await engine.execute()
     assert isinstance(caught.value.__cause__, NodeTimeoutError)
     assert 18.0 <= asyncio.get_running_loop().time() <= 19.0
+
+
+def test_what_is_told_of_an_earlier_attempt_does_not_reach_the_run() -> None:
+    told: list[str] = []
+
+    class Run:
+        def began(self, _: NodeRun, worker: str) -> None:
+            told.append(worker)
+
+        def items(self, _: NodeRun, first: int, items: Any, digest: bytes) -> None:
+            told.extend(items)
+
+        def settle(self, _: NodeRun, result: TaskiqResult[Any]) -> None:
+            told.append(result.return_value)
+
+    node = DAGBuilder().node(abs, inputs=["number"]).build().get_node("abs")
+    node_run = NodeRun(node, cast("Any", Run()), PLAIN_OPTIONS, {}, NO_SESSIONS)
+    for task_id in [node_run.begin_attempt("r", ""), node_run.begin_attempt("r", "")]:
+        node_run.began(task_id, f"worker of {task_id}")
+        node_run.items(task_id, 0, [f"item of {task_id}"], b"")
+        ended = TaskiqResult(is_err=False, return_value=f"end of {task_id}", execution_time=0.0)
+        node_run.settle(task_id, ended)
+        node_run.began(task_id, "another, too late")
+    assert told == ["worker of r:abs:2", "item of r:abs:2", "end of r:abs:2"]

@@ -462,6 +462,31 @@ class TestItems:
         assert await run == {}
         assert sorted([item.value async for _, item in run]) == [1, 2]
 
+    @pytest.mark.parametrize("is_stopped", [False, True])
+    async def test_lists_that_a_node_takes_are_no_results_of_a_run_that_has_completed(
+        self, broker: InMemoryBroker, *, is_stopped: bool
+    ) -> None:
+        gate = asyncio.Event()
+
+        async def total(sizes: list[int]) -> int:
+            await gate.wait()
+            return sum(sizes)
+
+        dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers", output="sizes")
+        run = ExecutionEngine(broker, dag.node(total).build()).start(
+            {"numbers": [-1, 2]}, items="only"
+        )
+        elements = {"abs[0]": 1, "abs[1]": 2}
+        await turns(lambda: run.results == elements)
+        if is_stopped:
+            run.cancel()
+            with pytest.raises(RunCancelledError):
+                await run
+            assert run.results == {"sizes": [1, 2]}
+        else:
+            gate.set()
+            assert await run == run.results == {"total": 3}
+
     async def test_a_mapped_node_with_several_outputs_gives_a_list_for_each(
         self, broker: InMemoryBroker
     ) -> None:

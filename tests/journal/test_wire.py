@@ -39,7 +39,13 @@ FREQUENT: list[Event] = [
     RunStarted(ODD, 0.1, NAMES, 2.5, {"b": NAMES}, {"b": 1}, {"a": 7.5}, {"a": "f"}, {"a": ()}),
     *(
         RunStarted(
-            "r", 0.1, ("a",), edges={"a": (name,)}, outputs={"a": ("a", "b")}, in_memory=True
+            "r",
+            0.1,
+            ("a",),
+            edges={"a": (name,)},
+            outputs={"a": ("a", "b")},
+            in_memory=True,
+            on_error="collect",
         )
         for name in (ODD, '"', "\\", "\n", "é", "\x7f")
     ),

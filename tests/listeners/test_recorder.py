@@ -37,6 +37,14 @@ async def double(x: Any) -> Any:
 DAG = DAGBuilder("doubling").node(double).build()
 
 
+async def wait(double: Any) -> Any:
+    await asyncio.sleep(1)
+    return double
+
+
+LASTING = DAGBuilder("doubling").node(double).node(wait).build()
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     journal = MemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "runs.db")
@@ -160,6 +168,7 @@ class Hanging(MemoryJournal):
         await asyncio.sleep(100_000)
 
 
+@virtually
 async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() -> None:
     class Flaky(MemoryJournal):
         has_failed = False
@@ -174,7 +183,7 @@ async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() ->
 
     journal = Flaky()
     engine, reader = (
-        ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(journal)]),
+        ExecutionEngine(InMemoryBroker(), LASTING, listeners=[Recorder(journal)]),
         RunReader(journal),
     )
     statuses = []
@@ -184,9 +193,10 @@ async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() ->
     assert statuses == ["interrupted", "completed"]
 
 
+@virtually
 async def test_a_journal_that_fails_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
-    engine = ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(Failing())])
-    assert await engine.execute({"x": 1}, run_id="r") == {"double": 2}
+    engine = ExecutionEngine(InMemoryBroker(), LASTING, listeners=[Recorder(Failing())])
+    assert await engine.execute({"x": 1}, run_id="r") == {"double": 2, "wait": 2}
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
         "run r is not recorded: OSError: no space left"
     ]
@@ -194,10 +204,10 @@ async def test_a_journal_that_fails_fails_no_run(caplog: pytest.LogCaptureFixtur
 
 @virtually
 async def test_a_journal_that_hangs_holds_no_run_for_long() -> None:
-    engine = ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(Hanging())])
+    engine = ExecutionEngine(InMemoryBroker(), LASTING, listeners=[Recorder(Hanging())])
     begun_at = asyncio.get_running_loop().time()
-    assert await engine.execute({"x": 1}, run_id="r") == {"double": 2}
-    assert asyncio.get_running_loop().time() - begun_at < 15
+    assert await engine.execute({"x": 1}, run_id="r") == {"double": 2, "wait": 2}
+    assert asyncio.get_running_loop().time() - begun_at < 16
 
 
 async def test_a_recorder_holds_a_bounded_number_of_events(

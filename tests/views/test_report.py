@@ -23,6 +23,7 @@ from taskiq_flow import (
     RunReport,
     RunStarted,
     RunView,
+    TaskLostError,
 )
 from taskiq_flow.listeners.texts import node_text
 from taskiq_flow.views.report import MOST_LISTED
@@ -122,6 +123,55 @@ def test_too_few_workers_show_as_queued() -> None:
         "9.000 s of 10.000 s passed while a was queued: tasks waited for a worker; more workers, "
         "or fewer other tasks on them, would help."
     )
+
+
+def test_a_killed_worker_is_what_held_the_run_back() -> None:
+    view = view_of(
+        *(started("a"), sent("a", 0.0), began("a", 1.0)),
+        NodeBegan("r", 8.0, "a", "", "host:8"),
+        *(completed("a", 10.0), RunFinished("r", 10.0, "completed", None)),
+    )
+    assert RunReport.of(view).sentence == (
+        "7.000 s of 10.000 s were lost in executions of a whose worker was killed or cut off, "
+        "until another one began the task."
+    )
+
+
+def test_a_killed_worker_of_an_element_is_what_held_the_run_back() -> None:
+    view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 2))
+    for index in (0, 1):
+        view.apply(NodeStarted("r", 0.0, f"m[{index}]", "", index))
+        view.apply(NodeBegan("r", 0.0, f"m[{index}]", "", "host:7", index))
+    view.apply(NodeCompleted("r", 1.0, "m[0]", "", 7, index=0, attempt=1))
+    view.apply(NodeBegan("r", 8.0, "m[1]", "", "host:8", 1))
+    view.apply(NodeCompleted("r", 10.0, "m[1]", "", 7, index=1, attempt=1))
+    view.apply(RunFinished("r", 10.0, "completed", None))
+    assert RunReport.of(view).sentence.startswith(
+        "8.000 s of 10.000 s were lost in executions of m "
+    )
+
+
+def test_attempts_that_were_repeated_are_what_held_the_run_back() -> None:
+    error = TaskLostError("no worker has answered", task_name="a")
+    view = view_of(
+        *(started("a"), sent("a", 0.0), began("a", 1.0)),
+        NodeRetried("r", 9.0, "a", "", 2, error),
+        *(began("a", 9.0, 2), completed("a", 10.0, attempt=2)),
+        RunFinished("r", 10.0, "completed", None),
+    )
+    assert RunReport.of(view).sentence == (
+        "9.000 s of 10.000 s went into running a, 8.000 s of that in attempts that were repeated, "
+        "after a TaskLostError."
+    )
+
+
+def test_a_report_says_how_the_run_took_errors_unless_the_first_one_ended_it() -> None:
+    for on_error, heading in (("collect", ', with on_error="collect"'), ("raise", "")):
+        view = view_of(
+            RunStarted("r", 0.0, ("a",), on_error=on_error),
+            *(sent("a", 0.0), completed("a", 1.0), RunFinished("r", 1.0, "completed", None)),
+        )
+        assert next(RunReport.of(view).lines()) == f"run r: completed in 1.000 s{heading}"
 
 
 def test_a_mapped_node_counts_with_its_longest_element() -> None:

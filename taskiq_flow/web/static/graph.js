@@ -1,4 +1,5 @@
-// The graph as SVG. Names are set as text, so that nothing in them is read as markup.
+// The graph as SVG. Names are set as text, so that nothing in them is read as markup. Boxes lie in
+// tiles above the edges, each painted by itself: a node that changes has no other tile painted anew.
 
 import { SIGNS } from "./api.js";
 import { endedOf, isEnded } from "./model.js";
@@ -7,6 +8,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const STATES = ["completed", "failed", "running", "queued", "cancelled", "skipped", "interrupted", "pending"];
 const [MARGIN, PADDING, SIGN_WIDTH, LABEL_HEIGHT, LINE_HEIGHT, BAR_HEIGHT] = [10, 11, 18, 30, 15, 14];
 const SMALLEST_SCALE = 0.6;
+const [TILE_WIDTH, TILE_HEIGHT] = [400, 200];
 
 export function make(name, attributes = {}, text = null) {
   const element = document.createElementNS(SVG, name);
@@ -36,9 +38,11 @@ export class Graph {
     this.svg.append(make("title", {}, "the graph of the run; the timeline below lists its nodes"));
     const all = make("g", { transform: `translate(${MARGIN} ${MARGIN})` });
     for (const edge of layout.edges) all.append(...edgeParts(edge));
-    for (const box of layout.boxes) all.append(this.box(box));
     this.svg.append(all);
-    this.holder.replaceChildren(this.svg);
+    this.paper = document.createElement("div");
+    this.paper.className = "paper";
+    this.paper.append(this.svg, ...tilesOf(layout.boxes).map((boxes) => this.tile(boxes, width, height)));
+    this.holder.replaceChildren(this.paper);
     this.fit();
     this.update(model);
   }
@@ -47,8 +51,27 @@ export class Graph {
     if (!this.layout) return;
     const width = this.layout.width + 2 * MARGIN;
     const scale = Math.min(1, Math.max(SMALLEST_SCALE, this.holder.clientWidth / width));
-    this.svg.setAttribute("width", width * scale);
-    this.svg.setAttribute("height", (this.layout.height + 2 * MARGIN) * scale);
+    this.paper.style.width = `${width * scale}px`;
+    this.paper.style.height = `${(this.layout.height + 2 * MARGIN) * scale}px`;
+  }
+
+  /** A picture of these boxes, in its place on the paper, which is so wide and high. */
+  tile(boxes, width, height) {
+    const [left, top] = [Math.min(...boxes.map((box) => box.x)), Math.min(...boxes.map((box) => box.y))];
+    const right = Math.max(...boxes.map((box) => box.x + box.width));
+    const bottom = Math.max(...boxes.map((box) => box.y + box.height));
+    const [x, y, wide, high] = [left - MARGIN, top - MARGIN, right - left + 2 * MARGIN, bottom - top + 2 * MARGIN];
+    const svg = make("svg", { viewBox: `${x} ${y} ${wide} ${high}`, class: "graph", "aria-hidden": "true" });
+    svg.append(...boxes.map((box) => this.box(box)));
+    const tile = document.createElement("div");
+    tile.className = "tile";
+    const [percentWide, percentHigh] = [100 / width, 100 / height];
+    tile.style.left = `${(x + MARGIN) * percentWide}%`;
+    tile.style.top = `${(y + MARGIN) * percentHigh}%`;
+    tile.style.width = `${wide * percentWide}%`;
+    tile.style.height = `${high * percentHigh}%`;
+    tile.append(svg);
+    return tile;
   }
 
   box(box) {
@@ -137,6 +160,17 @@ export class Graph {
     if (kind !== drawn.kind) drawn.group.setAttribute("class", kind);
     drawn.kind = kind;
   }
+}
+
+/** The boxes, those that lie near each other together. */
+function tilesOf(boxes) {
+  const tiles = new Map();
+  for (const box of boxes) {
+    const place = `${Math.floor(box.x / TILE_WIDTH)} ${Math.floor(box.y / TILE_HEIGHT)}`;
+    if (!tiles.has(place)) tiles.set(place, []);
+    tiles.get(place).push(box);
+  }
+  return [...tiles.values()];
 }
 
 function edgeParts(edge) {

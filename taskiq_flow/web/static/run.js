@@ -365,6 +365,7 @@ export class RunPage {
           ${model.secondsLeft === null ? nothing : html` · ${leftText(model.secondsLeft)}`}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
+          ${(model.on_error ?? "raise") === "raise" ? nothing : html` · on_error="${model.on_error}"`}
           ${model.origin && model.origin !== model.name ? html` <bdi class="quiet">${model.origin}</bdi>` : nothing}
           ${model.tags.map((tag) => html`<button class="tag" title="runs with this tag"
             @click=${() => this.leave({ tag })}><bdi>${tag}</bdi></button> `)}</p>` : nothing}

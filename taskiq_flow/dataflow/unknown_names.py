@@ -1,0 +1,76 @@
+"""Finds annotations that name what is nowhere: misspelt ones, and names that were not imported."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from taskiq_flow.dataflow.tasks import Names, function_of
+from taskiq_flow.suggestions import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An annotation that cannot be evaluated. ``parameter``: ``None`` for that of the result."""
+
+    parameter: str | None
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        what = "result" if self.parameter is None else f"parameter {self.parameter!r}"
+        return f"its {what} as {self.text!r}, which cannot be evaluated: {self.reason}"
+
+
+def unknown_names(function: Callable[..., Any]) -> Iterator[Unknown]:
+    """The annotations of a function with a name, or an attribute of a module, that is nowhere.
+
+    A name that its file binds anywhere is known: type checkers may be the only ones to import it,
+    or it is local to another function. Nothing is told of a function whose source is not there.
+    """
+    found = function_of(function)
+    if found is None:
+        return
+    names = Names(function)
+    signature = inspect.signature(function)
+    annotations: list[tuple[str | None, Any]] = [
+        (name, parameter.annotation) for name, parameter in signature.parameters.items()
+    ]
+    for parameter, annotation in (*annotations, (None, signature.return_annotation)):
+        try:
+            names.value(annotation)
+        except NameError as error:
+            bound = _bound_in(found.__code__.co_filename)
+            if error.name is None or not bound or error.name in bound or "*" in bound:
+                continue
+            hint = did_you_mean(error.name, {*bound, *names.known})
+            yield Unknown(parameter, _text(annotation), f"{error}{hint}")
+        except (AttributeError, SyntaxError) as error:
+            yield Unknown(parameter, _text(annotation), str(error))
+        except Exception:  # noqa: S112 - the annotation's own code may raise anything
+            continue
+
+
+def _text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _bound_in(file: str) -> frozenset[str]:
+    """All names that a file binds, at any place; none if its source is not there."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(name := getattr(node, "name", None), str):  # a class, a type parameter
+            names.add(name)
+    return frozenset(names)

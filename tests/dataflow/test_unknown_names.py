@@ -1,0 +1,84 @@
+"""Annotations with names that are nowhere are told, as ``type_check`` says."""
+
+# ruff: noqa: F821 - that is what these are about
+# mypy: disable-error-code="name-defined, attr-defined"
+
+import decimal
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, TypeMismatchError, TypeMismatchWarning
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+
+def misspelt(x: "lst[int]") -> None: ...
+
+
+def misspelt_result(x: int) -> "strr":
+    return x
+
+
+def misspelt_attribute(x: "decimal.Decimel") -> None: ...
+
+
+def within(x: list["Decimel"]) -> None: ...
+
+
+def unfinished(x: "list[int") -> None: ...  # type: ignore[valid-type] # noqa: F722
+
+
+def only_checked(x: "Fraction") -> "list[Fraction]":
+    return [x]
+
+
+def graph(function: Callable[..., Any]) -> DAG:
+    return DAGBuilder().node(function, name="it").build()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (misspelt, r"'it' has its parameter 'x' as 'lst\[int\]', .* did you mean 'list'"),
+        (misspelt_result, "'it' has its result as 'strr', which .* did you mean 'str'"),
+        (misspelt_attribute, "as 'decimal.Decimel', .*: module 'decimal' has no attribute"),
+        (within, "'Decimel' is not defined"),
+        (unfinished, "as 'list.int', which cannot be evaluated"),
+    ],
+)
+def test_a_name_that_is_nowhere_is_told(function: Callable[..., Any], message: str) -> None:
+    dag = graph(function)
+    with pytest.warns(TypeMismatchWarning, match=message) as told:
+        ExecutionEngine(InMemoryBroker(), dag)
+    assert told[0].filename == __file__
+    with pytest.raises(TypeMismatchError, match=message) as error:
+        ExecutionEngine(InMemoryBroker(), dag, type_check="error")
+    assert error.value.consumer == "it"
+    ExecutionEngine(InMemoryBroker(), dag, type_check="off")
+
+
+def test_a_name_that_the_file_binds_somewhere_is_known() -> None:
+    class Local: ...
+
+    def of_local(x: "Local") -> "Local":
+        return x
+
+    namespace: dict[str, Any] = {}
+    exec("def without_source(x: 'Nowhere'): ...", namespace)  # noqa: S102
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (only_checked, of_local, namespace["without_source"]):
+            ExecutionEngine(InMemoryBroker(), graph(function))
+
+
+def test_of_a_task_it_is_told_once() -> None:
+    dag = DAGBuilder().node(misspelt, name="a").node(misspelt, name="b").build()
+    with pytest.warns(TypeMismatchWarning) as told:
+        ExecutionEngine(InMemoryBroker(), dag)
+    assert len(told) == 1
+    assert str(told[0].message).count("lst[int]") == 1
