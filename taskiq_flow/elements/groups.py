@@ -151,7 +151,7 @@ class Mapped:
                 self.beside.append(taking.of)
             else:
                 self.linked.append(taking)
-        others = {id(each): each for each in self.beside}
+        others = {*self.beside}
         waits_else = self.linked or self.plan.whole or self.gate or self.plan.node.join != "all"
         if len(others) == 1 and not waits_else:
             self.follows = self.beside[0]
@@ -365,10 +365,10 @@ class Groups:
                     readers.append(group)
                     places.add(self._plan.groups[around.number].places[axis])
                 around = around.parent
-        common = [set(map(id, self._holders(reader))) for reader in readers]
+        common = [self._holders(reader) for reader in readers]
         for group in self._holders(readers[0]):
             begin = tuple(range(group.depth))
-            is_around_all = all(id(group) in holders for holders in common)
+            is_around_all = all(group in holders for holders in common)
             if is_around_all and all(at[: group.depth] == begin for at in places):
                 is_own = all(len(at) == group.depth for at in places)
                 (group.rows if is_own else group.rows_within).append(axis)
@@ -410,23 +410,21 @@ class Groups:
         # The items of a generator are let in for those that take them, if there are any.
         items = [m for m in group.members if isinstance(m.plan.node, ItemsNode)]
         group.is_taken = len(items) < len(group.tree)
-        within = set(map(id, group.tree))
-        tasks = within - set(map(id, items)) if len(items) < len(group.members) else within
-        ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
+        within = {*group.tree}
+        tasks = within - {*items} if len(items) < len(group.members) else within
+        ancestors = {*group.members[0].ancestors} if group.members else set[Group]()
         for mapped in group.members:
-            if id(mapped) in tasks and all(
-                taking.of is None or id(taking.of) not in tasks for taking in mapped.taking
-            ):
+            if mapped in tasks and all(taking.of not in tasks for taking in mapped.taking):
                 group.first.append(mapped)
             for taking in mapped.taking:
                 if taking.of is None or taking.is_listed or taking.gathers is not None:
                     continue
-                if id(taking.of.ancestors[-1]) not in ancestors:
+                if taking.of.ancestors[-1] not in ancestors:
                     group.foreign.append(taking)
         group.leads_to = [
             child
             for child in group.children
-            if not any(id(self.openers.get(part)) in within for part in child.awaits)
+            if not any(self.openers.get(part) in within for part in child.awaits)
         ]
         group.room = 2 * self._limit
         if any(axis in self.rows_of_items for axis in parts_of(group.axis)):
