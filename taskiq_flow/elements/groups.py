@@ -254,7 +254,7 @@ class Group:
         self.parent: Group | None = None
         self.children: list[Group] = []
         self.leads_to: list[Group] = []
-        self.tree: list[Mapped] = list(members)
+        self.tree: list[Mapped] = []
         self.held: list[Mapped] = list(members)
         self.first: list[Mapped] = []
         self.foreign: list[Taking] = []
@@ -327,6 +327,7 @@ class Groups:
         self.roots = [group for group in self.groups if group.depth == 1]
         for number in range(len(self.groups)):
             self._connect(number)
+        self._fill_trees()
         self.openers: dict[Axis, Mapped] = {
             axis: m for m in self.mapped.values() for axis in m.opens
         }
@@ -400,11 +401,15 @@ class Groups:
             is_held = outer in planned.held_by
             ancestors.append(ancestor)
             holders.append(ancestor if is_held else None)
-            ancestor.tree += group.members
             ancestor.held += group.members if is_held else ()
             outer = self._plan.groups[outer].parent
         for mapped in group.members:
             mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
+
+    def _fill_trees(self) -> None:
+        for mapped in self.mapped.values():  # each behind what it depends on, as they are told of
+            for group in mapped.ancestors:
+                group.tree.append(mapped)
 
     def _describe(self, group: Group) -> None:
         # The items of a generator are let in for those that take them, if there are any.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -15,7 +15,7 @@ from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
-from taskiq_flow.engine.run_state import as_whole
+from taskiq_flow.engine.run_state import SkipReason, as_whole
 from taskiq_flow.engine.start_loop import RestOfStart
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 from taskiq_flow.notes import new_item
@@ -114,13 +114,11 @@ class MappedRun(Run):
     def _note_end(self, node: Any) -> None:
         self._mapped.ended(node)
 
-    def skip_nodes(self, nodes: Sequence[RunnableNode]) -> None:
-        """Nodes that never run, because of what they depend on."""
-        for node in nodes:
-            if isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
-                self._note_end(node)
-            else:
-                super().skip_nodes([node])
+    def _tell_skip(
+        self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
+    ) -> None:
+        if not isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
+            super()._tell_skip(node, because_of, reason, attempt)
 
     def fail_unsent(self, node: Any, error: BaseException) -> None:
         """A mapped node has failed, or an element of it, for which no task was sent."""

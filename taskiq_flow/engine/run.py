@@ -364,20 +364,17 @@ class Run:
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._release(node_run)
         never_run = self._ready.skip(node_run.node)
-        self._skip_node(node_run.node, (), "condition", node_run.number)
+        self._tell_skip(node_run.node, (), "condition", node_run.number)
         self.skip_nodes(never_run)
+        self._note_end(node_run.node)
         self.advance()
 
     def skip_nodes(self, nodes: Sequence[RunnableNode]) -> None:
         """Nodes that never run, because of what they depend on."""
         for node in nodes:
-            self._skip_node(node, *self._state.reason_to_skip(node))
-
-    def _skip_node(
-        self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
-    ) -> None:
-        self._tell_skip(node, because_of, reason, attempt)
-        self._note_end(node)
+            self._tell_skip(node, *self._state.reason_to_skip(node))
+        for node in nodes:  # which may skip others, that depend on any of these
+            self._note_end(node)
 
     def _tell_skip(
         self, node: RunnableNode, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0

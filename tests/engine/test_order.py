@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAG, DAGBuilder, ExecutionEngine
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeSkipped
 from taskiq_flow.engine.run_spec import Items
 from tests.virtual_clock import virtually
 
@@ -92,3 +92,58 @@ async def test_a_long_chain_of_maps_over_an_empty_list_ends() -> None:
     assert found == [f"n{number}" for number in range(500)]
     many = ExecutionEngine(InMemoryBroker(), builder.build()).execute_many([{"xs": []}])
     assert [name async for _, name, _ in many] == found
+
+
+def is_good(text: str) -> bool:
+    return text != "bad"
+
+
+def read(text: str) -> list[list[str]]:
+    if text == "bad":
+        raise OSError(text)
+    return [[text]]
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def both(title: Any, upper: Any) -> Any:
+    return title, upper
+
+
+@virtually
+@pytest.mark.parametrize("because", ["of a failure", "of a condition"])
+async def test_what_is_skipped_in_one_of_many_runs_is_told_behind_all_that_it_depends_on(
+    because: str,
+) -> None:
+    builder = DAGBuilder()
+    if because == "of a failure":
+        builder.node(read)
+    else:
+        builder.node(same, name="read", inputs=["text"], when=is_good)
+    builder.node(same, name="parts", inputs=["read"])
+    builder.node(same, name="upper", inputs=["parts"], map_over="parts")
+    builder.node(same, name="title", inputs=["read"])
+    builder.node(both, name="page", inputs=["title", "upper"])
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), on_error="collect")
+    found = {name: value async for _, name, value in engine.execute_many([{"text": "bad"}])}
+    assert list(found)[-1] == "page"
+    assert found["page"].because_of == ("title[0]", "upper[0]")
+
+
+@virtually
+async def test_elements_within_a_list_that_never_came_to_be_are_skipped_in_their_order() -> None:
+    dag = (
+        DAGBuilder()
+        .node(read, inputs={"text": "texts"}, map_over="texts")
+        .node(same, name="each", inputs=["read"], map_over={"read": 3})
+        .node(len, name="group", inputs=["each"], map_over={"each": 2})
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect")
+    found: dict[str, Any] = {}
+    async for name, value in engine.execute_async({"texts": ["a", "bad"]}, items="only"):
+        if isinstance(value.value, NodeSkipped):
+            found[name] = value.value.because_of
+    assert [*found.items()] == [("each", ("read[1]",)), ("group", ("each[1]",))]
