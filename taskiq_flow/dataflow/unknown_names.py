@@ -7,6 +7,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from taskiq_flow.dataflow.tasks import Names, function_of
@@ -61,8 +62,14 @@ def _text(annotation: Any) -> str:
 
 def _bound_in(file: str) -> frozenset[str]:
     """All names that a file binds, at any place; none if its source is not there."""
+    return _bound_by("".join(linecache.getlines(file)))
+
+
+@lru_cache(maxsize=16)  # most tasks of a graph are of few files, and parsing one takes long
+def _bound_by(source: str) -> frozenset[str]:
+    """All names that a source binds."""
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return frozenset()
     names: set[str] = set()
@@ -71,6 +78,8 @@ def _bound_in(file: str) -> frozenset[str]:
             names.add(node.asname or node.name.partition(".")[0])
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
+        elif isinstance(node, ast.arg):  # of a function around
+            names.add(node.arg)
         elif isinstance(name := getattr(node, "name", None), str):  # a class, a type parameter
             names.add(name)
     return frozenset(names)

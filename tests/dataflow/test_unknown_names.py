@@ -3,6 +3,7 @@
 # ruff: noqa: F821 - that is what these are about
 # mypy: disable-error-code="name-defined, attr-defined"
 
+import ast
 import decimal
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, TypeMismatchError, TypeMismatchWarning
+from taskiq_flow.dataflow.unknown_names import _bound_by
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -35,6 +37,10 @@ def unfinished(x: "list[int") -> None: ...  # type: ignore[valid-type] # noqa: F
 
 def only_checked(x: "Fraction") -> "list[Fraction]":
     return [x]
+
+
+def only_checked_too(x: "Fraction") -> "Fraction":
+    return x
 
 
 def graph(function: Callable[..., Any]) -> DAG:
@@ -74,6 +80,33 @@ def test_a_name_that_the_file_binds_somewhere_is_known() -> None:
         warnings.simplefilter("error")
         for function in (only_checked, of_local, namespace["without_source"]):
             ExecutionEngine(InMemoryBroker(), graph(function))
+
+
+def test_a_parameter_of_the_function_around_is_known() -> None:
+    def task_for(Model: type, *Others: type) -> Callable[..., Any]:  # noqa: N803
+        def task(x: "Model") -> "Others": ...  # type: ignore[valid-type]
+
+        return task
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExecutionEngine(InMemoryBroker(), graph(task_for(int)))
+
+
+def test_a_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = ast.parse
+
+    def noted(source: str) -> ast.Module:
+        parsed.append(source)
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", noted)
+    _bound_by.cache_clear()
+    dag = DAGBuilder().node(only_checked, name="a").node(only_checked_too, name="b").build()
+    for _ in range(2):
+        ExecutionEngine(InMemoryBroker(), dag)
+    assert len(parsed) == 1
 
 
 def test_of_a_task_it_is_told_once() -> None:
