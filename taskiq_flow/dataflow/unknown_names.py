@@ -45,8 +45,10 @@ def unknown_names(function: Callable[..., Any]) -> Iterator[Unknown]:
         try:
             names.value(annotation)
         except NameError as error:
-            bound = _bound_in(found.__code__.co_filename)
-            if error.name is None or not bound or error.name in bound or "*" in bound:
+            code = found.__code__
+            bound = _bound_in(code.co_filename)
+            has_source = code.co_name in bound  # not that of another "<string>"
+            if error.name is None or not has_source or error.name in bound or "*" in bound:
                 continue
             hint = did_you_mean(error.name, {*bound, *names.known})
             yield Unknown(parameter, _text(annotation), f"{error}{hint}")
