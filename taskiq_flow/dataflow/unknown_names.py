@@ -8,6 +8,8 @@ import linecache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from taskiq_flow.dataflow.tasks import Names, function_of
@@ -53,9 +55,27 @@ def unknown_names(function: Callable[..., Any]) -> Iterator[Unknown]:
             hint = did_you_mean(error.name, {*bound, *names.known})
             yield Unknown(parameter, _text(annotation), f"{error}{hint}")
         except (AttributeError, SyntaxError) as error:
-            yield Unknown(parameter, _text(annotation), str(error))
+            if not (isinstance(error, AttributeError) and _is_for_checkers(error)):
+                yield Unknown(parameter, _text(annotation), str(error))
         except Exception:  # noqa: S112 - the annotation's own code may raise anything
             continue
+
+
+def _is_for_checkers(error: AttributeError) -> bool:
+    """Whether type checkers may know an attribute that a module lacks while it runs.
+
+    These are private names of stubs, what the module imports for checkers alone, and submodules
+    that nobody has imported yet.
+    """
+    module, name = error.obj, error.name
+    if not isinstance(module, ModuleType) or name is None:
+        return False
+    if name.startswith("_") or name in _bound_in(getattr(module, "__file__", None) or ""):
+        return True
+    try:
+        return hasattr(module, "__path__") and find_spec(f"{module.__name__}.{name}") is not None
+    except (ImportError, ValueError):  # of its own way of finding submodules
+        return False
 
 
 def _text(annotation: Any) -> str:

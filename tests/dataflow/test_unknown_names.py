@@ -5,8 +5,12 @@
 
 import ast
 import decimal
+import subprocess
+import sys
 import warnings
+import xml
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +21,9 @@ from taskiq_flow.dataflow.unknown_names import _bound_by
 
 if TYPE_CHECKING:
     from fractions import Fraction
+
+
+this_one = sys.modules[__name__]
 
 
 def misspelt(x: "lst[int]") -> None: ...
@@ -91,6 +98,23 @@ def test_a_parameter_of_the_function_around_is_known() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ExecutionEngine(InMemoryBroker(), graph(task_for(int)))
+
+
+def of_stubs(x: "subprocess._CMD") -> "this_one.Fraction": ...
+
+
+def of_a_submodule(x: "xml.nowhere_else.Document") -> None: ...
+
+
+def test_what_only_checkers_find_in_a_module_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nowhere_else.py").touch()
+    monkeypatch.setattr(xml, "__path__", [str(tmp_path)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (of_stubs, of_a_submodule):
+            ExecutionEngine(InMemoryBroker(), graph(function))
 
 
 def test_a_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
