@@ -7,6 +7,9 @@ import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from taskiq_flow.dataflow.tasks import Names, function_of
@@ -52,9 +55,27 @@ def unknown_names(function: Callable[..., Any]) -> Iterator[Unknown]:
             hint = did_you_mean(error.name, {*bound, *names.known})
             yield Unknown(parameter, _text(annotation), f"{error}{hint}")
         except (AttributeError, SyntaxError) as error:
-            yield Unknown(parameter, _text(annotation), str(error))
+            if not (isinstance(error, AttributeError) and _is_for_checkers(error)):
+                yield Unknown(parameter, _text(annotation), str(error))
         except Exception:  # noqa: S112 - the annotation's own code may raise anything
             continue
+
+
+def _is_for_checkers(error: AttributeError) -> bool:
+    """Whether type checkers may know an attribute that a module lacks while it runs.
+
+    These are private names of stubs, what the module imports for checkers alone, and submodules
+    that nobody has imported yet.
+    """
+    module, name = error.obj, error.name
+    if not isinstance(module, ModuleType) or name is None:
+        return False
+    if name.startswith("_") or name in _bound_in(getattr(module, "__file__", None) or ""):
+        return True
+    try:
+        return hasattr(module, "__path__") and find_spec(f"{module.__name__}.{name}") is not None
+    except (ImportError, ValueError):  # of its own way of finding submodules
+        return False
 
 
 def _text(annotation: Any) -> str:
@@ -63,8 +84,14 @@ def _text(annotation: Any) -> str:
 
 def _bound_in(file: str) -> frozenset[str]:
     """All names that a file binds, at any place; none if its source is not there."""
+    return _bound_by("".join(linecache.getlines(file)))
+
+
+@lru_cache(maxsize=16)  # most tasks of a graph are of few files, and parsing one takes long
+def _bound_by(source: str) -> frozenset[str]:
+    """All names that a source binds."""
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return frozenset()
     names: set[str] = set()
@@ -73,6 +100,8 @@ def _bound_in(file: str) -> frozenset[str]:
             names.add(node.asname or node.name.partition(".")[0])
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
+        elif isinstance(node, ast.arg):  # of a function around
+            names.add(node.arg)
         elif isinstance(name := getattr(node, "name", None), str):  # a class, a type parameter
             names.add(name)
     return frozenset(names)

@@ -148,7 +148,7 @@ class MappedLists:
     def never(self, node: DAGNode, outcome: int) -> None:
         """A node has ended without elements, as its outermost lists have ended so."""
         never_run = self._ready.end(node, outcome)
-        self._deliver_held_back(node, ())
+        self._deliver_held_back(node, ())  # first, as lists may end behind the node
         self._caller.skip_nodes([node, *never_run])
 
     def gathered_within(self, name: str) -> None:

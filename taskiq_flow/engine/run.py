@@ -128,7 +128,7 @@ class Run:
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
         pop, start = self._prepared()
-        self._start_loop = StartLoop(pop, start, self.end)
+        self._start_loop = StartLoop(pop, start, self.end, self.advance)
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec

@@ -42,7 +42,8 @@ class StartLoop:
 
     ``pop``: gives the next node that may start, or ``None``. ``start``: starts a node. It may
     return a coroutine, which an asyncio task of its own awaits. ``fail``: called with what these
-    raise.
+    raise. ``advance``: called to start more in a later turn of the event loop. It calls ``wake``,
+    and has the reader read what was delivered meanwhile.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class StartLoop:
         pop: Callable[[], Any],
         start: Callable[[Any], RestOfStart | None],
         fail: Callable[[BaseException], None],
+        advance: Callable[[], None],
     ) -> None:
         self._pop = pop
         self._start = start
         self._fail = fail
+        self._advance = advance
         self._loop = asyncio.get_running_loop()
         # A node is often started from within the task of another, whose context is not its own.
         self._context = contextvars.copy_context()
@@ -112,7 +115,7 @@ class StartLoop:
 
     def _continue(self) -> None:
         self._continuation, self._is_idle = None, True
-        self._start_slice()
+        self._advance()
 
     def _went(
         self,
@@ -129,10 +132,10 @@ class StartLoop:
         if rest is not None:
             self.finish(rest)
         if was_full:
-            self.wake()
+            self._advance()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-        self.wake()
+        self._advance()

@@ -3,18 +3,27 @@
 # ruff: noqa: F821 - that is what these are about
 # mypy: disable-error-code="name-defined, attr-defined"
 
+import ast
 import decimal
+import subprocess
+import sys
 import warnings
+import xml
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, TypeMismatchError, TypeMismatchWarning
+from taskiq_flow.dataflow.unknown_names import _bound_by
 
 if TYPE_CHECKING:
     from fractions import Fraction
+
+
+this_one = sys.modules[__name__]
 
 
 def misspelt(x: "lst[int]") -> None: ...
@@ -35,6 +44,10 @@ def unfinished(x: "list[int") -> None: ...  # type: ignore[valid-type] # noqa: F
 
 def only_checked(x: "Fraction") -> "list[Fraction]":
     return [x]
+
+
+def only_checked_too(x: "Fraction") -> "Fraction":
+    return x
 
 
 def graph(function: Callable[..., Any]) -> DAG:
@@ -74,6 +87,50 @@ def test_a_name_that_the_file_binds_somewhere_is_known() -> None:
         warnings.simplefilter("error")
         for function in (only_checked, of_local, namespace["without_source"]):
             ExecutionEngine(InMemoryBroker(), graph(function))
+
+
+def test_a_parameter_of_the_function_around_is_known() -> None:
+    def task_for(Model: type, *Others: type) -> Callable[..., Any]:  # noqa: N803
+        def task(x: "Model") -> "Others": ...  # type: ignore[valid-type]
+
+        return task
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExecutionEngine(InMemoryBroker(), graph(task_for(int)))
+
+
+def of_stubs(x: "subprocess._CMD") -> "this_one.Fraction": ...
+
+
+def of_a_submodule(x: "xml.nowhere_else.Document") -> None: ...
+
+
+def test_what_only_checkers_find_in_a_module_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nowhere_else.py").touch()
+    monkeypatch.setattr(xml, "__path__", [str(tmp_path)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (of_stubs, of_a_submodule):
+            ExecutionEngine(InMemoryBroker(), graph(function))
+
+
+def test_a_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = ast.parse
+
+    def noted(source: str) -> ast.Module:
+        parsed.append(source)
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", noted)
+    _bound_by.cache_clear()
+    dag = DAGBuilder().node(only_checked, name="a").node(only_checked_too, name="b").build()
+    for _ in range(2):
+        ExecutionEngine(InMemoryBroker(), dag)
+    assert len(parsed) == 1
 
 
 def test_of_a_task_it_is_told_once() -> None:

@@ -416,3 +416,22 @@ async def test_listeners_are_told_of_the_nodes_of_the_graph_alone() -> None:
     assert (run.completed, run.failed, run.skipped, run.total) == (1, 1, 1, 3)
     assert view.node("inputs[1]").error
     assert view.nodes["inputs"].state == "failed"
+
+
+@virtually
+@pytest.mark.parametrize("is_inplace", [False, True])
+async def test_items_that_are_let_in_last_reach_a_reader_that_waits(is_inplace: bool) -> None:
+    async def up_to(limit: int) -> AsyncIterator[int]:
+        for number in range(limit):
+            yield number
+
+    dag = DAGBuilder().node(up_to, inputs=["limits"], map_over="limits").build()
+    engine = ExecutionEngine(InMemoryBroker(await_inplace=is_inplace), dag)
+    source = [{"limits": [1, 2]}, {"limits": [1, 2]}]
+    found = []
+    async with asyncio.timeout(60):
+        async for number, _, value in engine.execute_many(source, task_limit=2, items=True):
+            found.append((number, value))
+    whole = [value for value in found if isinstance(value[1], list)]
+    assert sorted(whole) == [(0, [[0], [0, 1]]), (1, [[0], [0, 1]])]
+    assert len(found) - len(whole) == 6

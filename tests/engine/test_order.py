@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -59,6 +60,25 @@ async def test_a_map_that_is_skipped_comes_behind_all_that_it_depends_on() -> No
     found = await names(over("broken").node(broken).build(), {})
     assert found[:3] == ["broken", "slow", "each"]
     assert sorted(found[3:]) == ["count", "loud"]
+
+
+async def counted(element: int, whole: list[str]) -> int:
+    return element + len(whole)
+
+
+async def items_of(broken: list[int]) -> AsyncIterator[str]:
+    for number in broken:
+        yield str(number)
+
+
+@virtually
+async def test_an_empty_list_comes_behind_a_generator_that_is_skipped() -> None:
+    builder = DAGBuilder().node(broken).node(items_of, inputs=["broken"])
+    builder.node(counted, name="each", inputs=["xs", "items_of"], map_over="xs")
+    builder.node(str.upper, name="others", inputs=["items_of"], map_over="items_of")
+    found = await names(builder.build(), {"xs": []})
+    assert found[:2] == ["broken", "items_of"]
+    assert sorted(found[2:]) == ["each", "others"]
 
 
 @virtually

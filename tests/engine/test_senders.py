@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -163,6 +164,16 @@ async def test_a_send_that_does_not_wait_needs_no_task() -> None:
     assert {task for task in tasks if "_finish_sending" in task} == set()
 
 
+def start_loop(
+    nodes: Iterator[int], start: Callable[[Any], UnderWay], failed: list[BaseException]
+) -> StartLoop:
+    def advance() -> None:
+        starts.wake()
+
+    starts = StartLoop(lambda: next(nodes, None), start, failed.append, advance)
+    return starts
+
+
 @virtually
 async def test_sends_that_go_on_by_themselves_are_bounded_and_need_no_task() -> None:
     loop = asyncio.get_running_loop()
@@ -175,7 +186,7 @@ async def test_sends_that_go_on_by_themselves_are_bounded_and_need_no_task() -> 
         return UnderWay(waiting[-1], ended.append)
 
     nodes = iter(range(3 * MOST_WAITING))
-    starts = StartLoop(lambda: next(nodes, None), start, failed.append)
+    starts = start_loop(nodes, start, failed)
     starts.wake()
     for _ in range(3):
         await asyncio.sleep(1)
@@ -202,7 +213,7 @@ async def test_what_is_left_of_a_send_that_has_failed_is_awaited() -> None:
 
     failed: list[BaseException] = []
     nodes = iter([0])
-    starts = StartLoop(lambda: next(nodes, None), lambda _: UnderWay(first, end), failed.append)
+    starts = start_loop(nodes, lambda _: UnderWay(first, end), failed)
 
     def end(future: asyncio.Future[Any]) -> Any:
         return None if future.exception() is None else repeat()
@@ -225,7 +236,7 @@ async def test_sends_that_go_on_by_themselves_are_cancelled_with_the_run() -> No
     def end(future: asyncio.Future[Any]) -> None:
         ended.append(future.cancelled())
 
-    starts = StartLoop(lambda: next(nodes, None), lambda _: UnderWay(future, end), failed.append)
+    starts = start_loop(nodes, lambda _: UnderWay(future, end), failed)
     starts.wake()
     starts.stop()
     await asyncio.sleep(1)
