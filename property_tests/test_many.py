@@ -21,6 +21,11 @@ from taskiq_flow.values.handle import with_values
 from tests.virtual_clock import run_virtually
 
 
+def inputs_of(graph: Graph, count: int) -> list[dict[str, Any]]:
+    """The lists of a graph, cut so that each input has others."""
+    return [{key: values[: n + 1] for key, values in graph.lists.items()} for n in range(count)]
+
+
 @settings(max_examples=settings().max_examples // 2)  # each runs a graph several times
 @given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans(), PASS_BY)
 def test_many_inputs_have_the_results_of_as_many_runs(
@@ -31,10 +36,7 @@ def test_many_inputs_have_the_results_of_as_many_runs(
     ordered: bool,  # noqa: FBT001 - hypothesis passes it by name
     pass_by: PassBy,
 ) -> None:
-    given_inputs = [
-        {key: values[: number + 1] for key, values in graph.lists.items()}
-        for number in range(inputs)
-    ]
+    given_inputs = inputs_of(graph, inputs)
 
     async def main() -> tuple[list[Any], list[Any]]:
         engine = ExecutionEngine(
@@ -67,10 +69,7 @@ def test_pairs_of_each_of_many_runs_come_in_order(
     items: bool,  # noqa: FBT001 - hypothesis passes it by name
     stop_after: int,
 ) -> None:
-    given_inputs = [
-        {key: values[: number + 1] for key, values in graph.lists.items()}
-        for number in range(inputs)
-    ]
+    given_inputs = inputs_of(graph, inputs)
 
     async def session(journal: MemoryJournal, most: int | None, *, resumes: bool) -> None:
         engine = ExecutionEngine(
@@ -112,10 +111,7 @@ def test_many_inputs_that_are_resumed_have_the_same_results(
     whole: bool,  # noqa: FBT001 - hypothesis passes them by name
     replay: bool,  # noqa: FBT001
 ) -> None:
-    given_inputs = [
-        {key: values[: number + 1] for key, values in graph.lists.items()}
-        for number in range(inputs)
-    ]
+    given_inputs = inputs_of(graph, inputs)
 
     async def main() -> None:
         journal = MemoryJournal()

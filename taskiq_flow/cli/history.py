@@ -171,7 +171,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
         "graph": run.name and one_line(run.name),
         "found at": view.origin and view.origin != run.name and one_line(view.origin),
         "tags": one_line(", ".join(run.tags)),
-        "on error": view.on_error and view.on_error != "raise" and view.on_error,
+        "on error": None if view.on_error == "raise" else view.on_error,
         "started": run.started and _when(run.started),
         "sessions": _sessions_text(view),
         "engine": run.host and f"{run.host}, process {run.pid}",

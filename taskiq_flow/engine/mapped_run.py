@@ -96,9 +96,7 @@ class MappedRun(Run):
         if isinstance(node, Element) and self._mapped.earlier.was_skipped(node):
             never_run = self._ready.skip(node)
             self.skip_again(node)
-            self.skip_nodes(never_run)
-            self._note_end(node)
-            self.advance()
+            self._go_on_after(node, never_run)
             return None
         return super()._start_or_restore(node)
 

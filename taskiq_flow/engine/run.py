@@ -356,17 +356,19 @@ class Run:
             return
         if self._collects:
             self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
-        self.skip_nodes(skipped)
-        self._note_end(node)
-        self.advance()
+        self._go_on_after(node, skipped)
 
     def _skip_by_condition(self, node_run: NodeRun) -> None:
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._release(node_run)
         never_run = self._ready.skip(node_run.node)
         self._tell_skip(node_run.node, (), "condition", node_run.number)
+        self._go_on_after(node_run.node, never_run)
+
+    def _go_on_after(self, node: RunnableNode, never_run: Sequence[RunnableNode]) -> None:
+        """A node has ended, and was told. ``never_run``: the nodes that it keeps from running."""
         self.skip_nodes(never_run)
-        self._note_end(node_run.node)
+        self._note_end(node)
         self.advance()
 
     def skip_nodes(self, nodes: Sequence[RunnableNode]) -> None:
@@ -528,9 +530,7 @@ class Run:
         """Restore what could not be before the nodes that it depends on had ended."""
         is_there = self._restore(node) == COMPLETED
         never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
-        self.skip_nodes(never_run)
-        self._note_end(node)
-        self.advance()
+        self._go_on_after(node, never_run)
 
     def _restore(self, node: Any) -> int:
         """Store what an earlier engine has completed. Returns how the node has ended."""
