@@ -105,7 +105,7 @@ async def _grown(path: Path, events: int, *, is_stalled: bool) -> float:
         if is_stalled:
             _, writer = await site.connect(1)
             writer.write(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a client that stalls
         await asyncio.sleep(0.5)
         before = site.megabytes()
         for _ in range(events // 200):

@@ -7,7 +7,7 @@ and resumed by an engine that passes other values by reference.
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,10 +71,10 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
         run_virtually(main())
 
 
-async def left_after(count: int, pairs: AsyncIterator[object]) -> None:
+async def left_after(count: int, pairs: AsyncGenerator[object, None]) -> None:
     """Read so many pairs of a run, and leave it."""
     async for _ in pairs:
         count -= 1
         if count <= 0:
             break
-    await pairs.aclose()  # type: ignore[attr-defined]
+    await pairs.aclose()

@@ -80,7 +80,7 @@ class Site:
                 self.sent.append(message.message)
             await kick(message)
 
-        self.broker.kick = noting  # type: ignore[method-assign]
+        self.broker.kick = noting  # type: ignore[method-assign]  # sees what is sent
 
 
 @given(seed=st.integers(0, 2**32))

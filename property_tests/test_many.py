@@ -109,7 +109,7 @@ def test_many_inputs_that_are_resumed_have_the_same_results(
     inputs: int,
     stop_after: int,
     whole: bool,  # noqa: FBT001 - hypothesis passes them by name
-    replay: bool,  # noqa: FBT001
+    replay: bool,  # noqa: FBT001 - as above
 ) -> None:
     given_inputs = inputs_of(graph, inputs)
 

@@ -41,8 +41,8 @@ async def serve_runs(
     for flow in found:
         flow.dag.validate()
     from taskiq_flow.web.app import runs_app  # noqa: PLC0415 - needs the extra web
-    from taskiq_flow.web.guard import LOCAL_HOSTS  # noqa: PLC0415
-    from taskiq_flow.web.server import is_local, serve_async  # noqa: PLC0415
+    from taskiq_flow.web.guard import LOCAL_HOSTS  # noqa: PLC0415 - as above
+    from taskiq_flow.web.server import is_local, serve_async  # noqa: PLC0415 - as above
 
     host = address.host
     token = address.token
