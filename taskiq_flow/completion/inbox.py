@@ -15,7 +15,7 @@ from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.completion.items import ReceivedItems
 from taskiq_flow.completion.queue_warnings import QueueWarnings
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
@@ -106,9 +106,7 @@ class Inbox:
                 await self.safety_net.stop_asking()
                 if self._readings:
                     await asyncio.wait(tuple(self._readings))
-        for task in tasks:
-            task.cancel()
-        await until_ended(tasks, GRACE)
+        await end(tasks, GRACE)
         await self.items.aclose()
         await self.notifier.aclose()
 

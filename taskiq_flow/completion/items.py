@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq import TaskiqResult
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ItemsChangedError, TaskLostError
 from taskiq_flow.generators.grant import Grant
@@ -118,8 +118,7 @@ class ReceivedItems:
     async def aclose(self) -> None:
         """Stop sending receipts."""
         if self._telling is not None:
-            self._telling.cancel()
-            await until_ended([self._telling], GRACE)
+            await end([self._telling], GRACE)
 
     def _tell_if_due(self, task_id: str, generator: _Generator) -> None:
         if generator.receiving.is_due:

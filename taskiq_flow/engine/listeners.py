@@ -11,7 +11,7 @@ from inspect import isawaitable
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event, Gap, Listener, NodeStarted
 from taskiq_flow.notes import OTHER, WIDTH, Attempt, Notes, events_of
@@ -189,9 +189,7 @@ class Listeners:
                 self.seq - cursor.taken,
             )
             self.drop(cursor)
-        for task in tasks:
-            task.cancel()
-        await until_ended(tasks, LISTENER_GRACE)
+        await end(tasks, LISTENER_GRACE)
 
     def drop(self, cursor: _ListenerCursor) -> None:
         """Call a listener no more in this run."""

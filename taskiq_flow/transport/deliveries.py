@@ -57,6 +57,11 @@ class Delivery:
     is_acknowledged: bool = False
     is_read: bool = False
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it was delivered so often without an end that it may kill its worker."""
+        return self.number > SUSPECT
+
     async def ack(self) -> None:
         """Acknowledge the message, unless that is done."""
         if not self.is_acknowledged:
@@ -176,8 +181,8 @@ class Deliveries:
 
     def may_begin(self, delivery: Delivery) -> bool:
         """Whether a message may be executed now. One that is suspect waits for another to end."""
-        return delivery.number <= SUSPECT or not any(
-            other.number > SUSPECT and not self.is_fetched(other) for other in self.redelivered
+        return not delivery.is_suspect or not any(
+            other.is_suspect and not self.is_fetched(other) for other in self.redelivered
         )
 
     def is_fetched(self, delivery: Delivery) -> bool:

@@ -23,7 +23,7 @@ from taskiq_flow.cleanup import end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport import nats_errors
-from taskiq_flow.transport.deliveries import SUSPECT, Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
 from taskiq_flow.transport.nats import NatsNotifier, bucket_of
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_errors import is_away, naming_refusals
@@ -321,7 +321,7 @@ class JetStreamListener:
 
 
 def _is_innocent(delivery: Delivery) -> bool:
-    return delivery.number <= SUSPECT
+    return not delivery.is_suspect
 
 
 def _key(message: Any) -> tuple[int, datetime]:

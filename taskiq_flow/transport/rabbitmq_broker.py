@@ -250,7 +250,7 @@ class QueueListener:
             if not delivery.origin.is_here:
                 self.deliveries.discard(delivery)
                 continue
-            if delivery.number <= 2:  # noqa: PLR2004 - the second attempt
+            if not delivery.is_suspect:
                 return following
             if self._suspect is None:
                 self._suspect = delivery

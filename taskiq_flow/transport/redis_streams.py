@@ -214,7 +214,7 @@ class StreamReader:
         await self._answer(self._client.eval(_REMOVE_CONSUMER, 1, *arguments))
 
     def _has_suspect(self) -> bool:
-        return any(delivery.number > SUSPECT for delivery in self.deliveries.redelivered)
+        return any(delivery.is_suspect for delivery in self.deliveries.redelivered)
 
     async def _declare_groups(self) -> None:
         """Create the group, as the broker does, but from the stream's beginning."""
