@@ -99,7 +99,7 @@ async def list_runs(
         last = "tags" if any(run.tags for run in runs) else ""
         heads = ("", "run", "status", "started", "took", "done", "graph", last)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
-        show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
+        show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1))
     else:
         say("no runs")
     return Code.COMPLETED
@@ -189,7 +189,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
         if failed.state == "failed" and (error := failed.error):
             show("")
             show(Text(f"{element_name(failed)}:", style="bold"), wraps=True)
-            show(of_the_users(error["traceback"]) or error_text(error))
+            show(of_the_users(error["traceback"]) or error_text(error), wraps=True)
         for text in other_errors(node):
             show(text, wraps=True)
 

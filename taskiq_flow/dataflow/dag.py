@@ -147,9 +147,9 @@ class DAG:
         encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
         print(render.encodable(self.to_text(), encoding), file=file)
 
-    def to_text(self) -> str:
-        """The drawing of ``print``."""
-        return render.to_text(self.get_parallel_levels(), self.plan().predecessors)
+    def to_text(self, *, width: int = render.WIDTH) -> str:
+        """The drawing of ``print``, for a terminal of ``width`` columns."""
+        return render.to_text(self.get_parallel_levels(), self.plan().predecessors, width)
 
     def to_mermaid(self, orientation: render.Orientation = "LR") -> str:
         """The graph as a Mermaid flowchart, from left to right, or top to bottom with ``"TB"``."""
