@@ -65,6 +65,12 @@ def _positive(seconds: float | None) -> float | None:
     return seconds
 
 
+def _not_empty(name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise typer.BadParameter("it is empty; give a name, or leave it out")
+    return name
+
+
 def _all_of(words: Any) -> str:
     """The words of a ``Literal``, as help lists them."""
     *others, last = get_args(words)
@@ -167,7 +173,9 @@ def run(
         list[str] | None,
         typer.Option(metavar="KEY", help="Run only what this output needs."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="RUN", help="Names the run.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", callback=_not_empty, help="Names the run.")
+    ] = None,
     tag: Tags = None,
     broker: Broker = None,
     journal: Journal = None,
@@ -319,7 +327,7 @@ def rerun(
     input_json: InputDocuments = None,
     input_file: InputFile = None,
     new_run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Names the new run.")
+        str | None, typer.Option(metavar="RUN", callback=_not_empty, help="Names the new run.")
     ] = None,
     broker: Broker = None,
     journal: Journal = None,

@@ -35,9 +35,13 @@ from taskiq_flow.listeners.texts import (
     run_text,
 )
 from taskiq_flow.previews import duration, of_the_users, one_line
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
+
+MOST_COMPARED = 1_000
+"""Runs, the newest, whose ids an unknown one is compared with."""
 
 CANCEL_TIMEOUT = 15.0
 """Seconds for which ``cancel`` waits until a run has stopped."""
@@ -55,13 +59,23 @@ _DAY = 86_400
 
 @asynccontextmanager
 async def reader_of(journal: Journal | str) -> AsyncIterator[RunReader]:
-    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
+    """A reader of a journal. Raises ``JournalError`` if there is no such file.
+
+    A run that is not there is told with the one whose id is most like it.
+    """
     try:
         reader = RunReader(journal)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from None
     try:
         yield reader
+    except RunNotFoundError as error:
+        known = [run.run_id for run in await reader.runs(limit=MOST_COMPARED)]
+        if not (hint := did_you_mean(error.run_id, known)):
+            raise
+        raise CommandError(
+            f"the journal has no run {error.run_id!r}{hint}", Code.NO_SUCH_RUN
+        ) from None
     finally:
         await reader.aclose()
 
