@@ -203,8 +203,8 @@ def test_a_wrong_option_is_told_when_it_is_given(make: Any, message: str) -> Non
             "Pipeline.group .* 'param_names'",
         ),
         (
-            lambda: loose(PipelineScheduler(InMemoryBroker())).schedule(None, corn="* * *"),
-            "mean 'cron'",
+            lambda: asyncio.run(loose(PipelineScheduler).schedule(None, corn="* * *")),
+            "PipelineScheduler.schedule .* mean 'cron'",
         ),
         (
             lambda: asyncio.run(loose(MapReduce).map(InMemoryBroker(), len, [], max_paralel=3)),
