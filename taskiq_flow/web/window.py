@@ -16,6 +16,7 @@ from taskiq_flow.events import Event
 from taskiq_flow.journal.protocol import stores_events
 from taskiq_flow.journal.reader import LOOK_AGAIN, RunReader
 from taskiq_flow.web.frames import Frame, FrameWriter
+from taskiq_flow.web.news import News
 
 MOST_EVENTS = 10_000
 """Events that a window holds."""
@@ -26,12 +27,16 @@ LOOK_EVERY = 0.5
 FRAME_SECONDS = 0.1
 """How long events are collected before they are sent together."""
 
+QUIET_SECONDS = 15.0
+"""After so many seconds without an event, a sign of life is due."""
+
 
 class Window:
     """Follows a run from where ``writer`` is, and holds the frames of its newest events.
 
     ``floor``: the number of the last event that is not held any more. ``is_over``: the run has
     ended, or its journal failed: no frame will come. ``request``: what its engine was asked for.
+    ``news``: told when any of these may have changed, and when a sign of life is due.
     """
 
     def __init__(self, reader: RunReader, run_id: str, writer: FrameWriter) -> None:
@@ -39,30 +44,24 @@ class Window:
         self.is_over = False
         self.watchers = 0
         self.request: str | None = None
+        self.news = News()
         self._reader = reader
         self._run_id = run_id
         self._writer = writer
         self._frames: list[Frame] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._news = asyncio.Event()
         loop = asyncio.get_running_loop()
+        self._told_at = loop.time()
         self._task = loop.create_task(self._follow())
-        self._looking = loop.create_task(self._look_for_requests())
+        self._looking = loop.create_task(self._look())
 
     def next(self, after: int) -> Frame | None:
         """The frame that has the event after ``after``, which has to be at ``floor`` or later."""
+        if not self._frames or after >= self._frames[-1].last:
+            return None
         place = bisect_right(self._frames, after, key=lambda frame: frame.last)
-        return self._frames[place].after(after) if place < len(self._frames) else None
-
-    async def changed(self, seconds: float) -> bool:
-        """Wait for the next frame or the end of the run. Returns whether it came in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
+        return self._frames[place].after(after)
 
     def close(self) -> None:
         """Stop following."""
@@ -87,16 +86,18 @@ class Window:
         finally:
             self._end()
 
-    async def _look_for_requests(self) -> None:
+    async def _look(self) -> None:
         """No event tells of a request: it is written by whoever asks, and not by the engine."""
-        store = self._reader.journal
+        store, clock = self._reader.journal, asyncio.get_running_loop().time
         while stores_events(store):
             with contextlib.suppress(JournalError, RunNotFoundError):
                 request = await store.requested(self._run_id)
                 if request != self.request and not self.is_over:
                     run = await self._reader.run(self._run_id)
                     self.request = request if run.status == "running" else None
-                    self._notify()
+                    self._tell()
+            if clock() - self._told_at >= QUIET_SECONDS:
+                self._tell(is_news=False)
             await asyncio.sleep(LOOK_EVERY)
 
     async def _add(self, event: Event) -> None:
@@ -121,12 +122,11 @@ class Window:
             self.floor = self._frames[dropped].last
             dropped += 1
         del self._frames[:dropped]
-        self._notify()
+        self._tell()
 
-    def _notify(self) -> None:
-        self._news.set()
-        if not self.is_over:
-            self._news = asyncio.Event()
+    def _tell(self, *, is_news: bool = True) -> None:
+        self._told_at = asyncio.get_running_loop().time()
+        self.news.tell(is_news=is_news)
 
     def _end(self) -> None:
         self.is_over = True
