@@ -193,6 +193,9 @@ async def test_everything_is_done_by_keyboard(serve: Serve, journal: MemoryJourn
 
 async def test_pages_fit_a_telephone(serve: Serve, journal: MemoryJournal) -> None:
     await hostile_run(journal)
+    run, long = Written(journal, "long", name="g" * 300), "n" * 300
+    await run.begin(RunStarted("long", 0.0, (long,), origin="o" * 300))
+    await run.write(NodeStarted("long", 0.0, long, ""), NodeBegan("long", 0.0, long, "", "w" * 300))
     site = await serve(runs_app(journal, control=True))
     async with browser() as chromium:
         seen = await visit(chromium, width=360)
@@ -202,12 +205,16 @@ async def test_pages_fit_a_telephone(serve: Serve, journal: MemoryJournal) -> No
             "?run=r1",
             "?run=r1&node=one",
             f"?run={quote(HOSTILE)}&node={quote(HOSTILE)}",
+            f"?run=long&node={long}",
         ):
             await seen.goto(f"{site.base}/{query}")
             await seen.wait(DRAWN if query else LISTED)
             width = await seen.page.evaluate("document.documentElement.scrollWidth")
             assert width <= 360, query
             if "node=" in query:
+                await seen.wait(DETAILED)
+                inner = "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)"
+                assert await seen.page.evaluate(f"{inner}(document.querySelector('aside'))") == 0
                 await seen.wait("document.querySelector('li[aria-selected=true]') !== null")
                 assert await seen.page.evaluate("scrollY") == 0  # the panel is before the rows
 
