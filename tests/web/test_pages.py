@@ -20,6 +20,7 @@ from starlette.routing import Mount
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
+    DAG,
     DAGBuilder,
     ExecutionEngine,
     MemoryJournal,
@@ -51,6 +52,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 HOSTILE = "<img src=x onerror='window.hit=1'>"
 DRAWN = "document.querySelectorAll('svg.graph .box').length > 0"
 DETAILED = "document.querySelector('aside h2') !== null"
+COMPARABLE = f"{DETAILED} && document.querySelectorAll('main option').length > 1"
 NOTICED = "document.querySelector('.notice') !== null"
 LISTED = "document.querySelectorAll('table.runs tbody tr').length > 0"
 
@@ -67,7 +69,7 @@ async def journal() -> MemoryJournal:
     return journal
 
 
-async def hostile_run(journal: MemoryJournal) -> None:
+async def hostile_run(journal: MemoryJournal) -> DAG:
     """Markup in all names, of nodes and inputs for example, in values, items, errors and tags."""
     dag = (
         DAGBuilder(HOSTILE)
@@ -80,12 +82,12 @@ async def hostile_run(journal: MemoryJournal) -> None:
     options: dict[str, Any] = {"journal": journal, "on_error": "collect", "tags": [HOSTILE]}
     engine = ExecutionEngine(InMemoryBroker(), dag, **options)
     await engine.execute({f"{HOSTILE} input": HOSTILE, "texts": [HOSTILE]}, run_id=HOSTILE)
+    return dag
 
 
 async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
     journal = MemoryJournal()
-    await hostile_run(journal)
-    app = runs_app(journal)
+    app = runs_app(journal, dags=[await hostile_run(journal)])
     outer = Starlette(routes=[Mount("/flow", app)])
     outer.state = app.state
     site = await serve(outer)
@@ -100,6 +102,8 @@ async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
             await seen.wait(DRAWN)
             await seen.wait(DETAILED)
             assert await seen.page.locator("aside h2").inner_text() == node
+            inputs = await seen.page.locator("svg.graph text.line").all_text_contents()
+            assert any(text.startswith("<img ") for text in inputs)
             assert await seen.count("img") == 0
         assert await seen.page.evaluate("window.hit") is None
         assert seen.complaints == []
@@ -237,8 +241,8 @@ async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
             seen = await visit(chromium, scheme=scheme)
             for query, shows in (
                 ("", LISTED),
-                ("?run=r1&node=one", DETAILED),
-                ("?run=r1&node=each", DETAILED),
+                ("?run=r2&node=one", COMPARABLE),
+                ("?run=r2&node=each", DETAILED),
             ):
                 await seen.goto(f"{site.base}/{query}")
                 await seen.wait(shows)
