@@ -208,7 +208,7 @@ class Undecided(NotEvenItself):
     def __reduce__(self) -> Any:
         return Undecided, self.content
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 @dataclass(frozen=True, slots=True)
