@@ -91,8 +91,8 @@ class Wire:
     ) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of an encoded call. Raises ``SerializationError``."""
         payload = kwargs[VALUES]
-        self._check(task_id, payload)
-        match self.codec.decode(payload.get(_VALUE), self._classes):
+        self._check(task_id, payload, _VALUE)
+        match self.codec.decode(payload[_VALUE], self._classes):
             case [list(own_args), dict(own_kwargs)]:
                 return own_args, own_kwargs
         raise SerializationError("the message of this task does not hold the arguments of a call")
@@ -121,8 +121,8 @@ class Wire:
     def decode_result(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """An encoded result with its own value. Raises ``SerializationError``."""
         payload = result.return_value
-        self._check(task_id, payload)
-        value = self.codec.decode(payload.get(_VALUE), self._classes)
+        self._check(task_id, payload, _VALUE)
+        value = self.codec.decode(payload[_VALUE], self._classes)
         return result.model_copy(update={"return_value": value, "labels": {}})
 
     def _with_error(
@@ -147,8 +147,8 @@ class Wire:
             return result
         plain = result.model_copy(update={"return_value": None, "labels": {}})
         try:
-            self._check(task_id, result.return_value)
-            error = self.codec.decode(result.return_value.get(_ERROR), self._classes)
+            self._check(task_id, result.return_value, _ERROR)
+            error = self.codec.decode(result.return_value[_ERROR], self._classes)
         except SerializationError:  # as of a class that is not imported here
             return plain
         if not isinstance(error, BaseException):
@@ -175,7 +175,7 @@ class Wire:
                 f"{what} is in a store, and this process has none; give the FlowMiddleware of "
                 "engines and workers the same store="
             )
-        self._check(task_id, result.return_value)
+        self._check(task_id, result.return_value, _OBJECT)
         value = await self.store.get(StoredObject.of(result.return_value[_OBJECT]), what)
         return result.model_copy(update={"return_value": value, "labels": {}})
 
@@ -200,7 +200,7 @@ class Wire:
             raise _not_sealed(task_id)
         try:
             trees = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
             trees = None
         if not isinstance(trees, list) or len(trees) < newest:
             raise SerializationError(f"the items of task {task_id!r} are damaged")
@@ -213,8 +213,8 @@ class Wire:
             payload[_SEAL] = self._seal(self._secret, task_id, payload)
         return payload
 
-    def _check(self, task_id: str, payload: Any) -> None:
-        if not isinstance(payload, dict) or payload.keys().isdisjoint((_VALUE, _OBJECT, _ERROR)):
+    def _check(self, task_id: str, payload: Any, key: str) -> None:
+        if not isinstance(payload, dict) or key not in payload:
             raise SerializationError(f"the encoded values of task {task_id!r} are damaged")
         if self._secret is None:
             return

@@ -175,16 +175,19 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
 
 
 async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> None:
-    """Four workers, one place each: none holds what another could begin."""
+    """Four workers, one place each: none fetches what another could begin."""
     settings = farm.settings("redis-streams", queue="burst", idle_timeout=60_000)
     notes = Notes(tmp_path)
     with farm.workers(settings, processes=4, max_async_tasks=1):
         async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.held, 4))
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 0.0)))
+            engine = ExecutionEngine(broker, many(broker, app.held, 20))
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 20, 0.0)))
             await notes.until("begin", 4)
+            async with Redis.from_url(farm.redis.url) as client:
+                fetched = await client.xpending(settings.queue, "taskiq")
+            assert fetched["pending"] <= 2 * 4  # one that runs, and one that is fetched next
             notes.release()
-            assert len(await run) == 4
+            assert len(await run) == 20
 
 
 async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) -> None:
