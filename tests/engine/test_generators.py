@@ -921,6 +921,48 @@ async def test_an_item_that_takes_longer_than_the_time_limit_fails_the_generator
     assert isinstance(pairs[-1][1].error, NodeTimeoutError)
 
 
+@virtually
+async def test_the_time_limit_counts_for_each_item_also_if_only_their_list_is_taken() -> None:
+    builder = DAGBuilder().node(numbers, timeout=1.5)
+    builder.node(awaited(sum), name="total", inputs=["numbers"])
+    assert await engine_of(builder).execute({"count": 5}) == {
+        "numbers": [0, 1, 2, 3, 4],
+        "total": 10,
+    }
+
+
+@virtually
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_the_items_that_are_passed_over_have_the_time_of_as_many(is_resumed: bool) -> None:
+    executions, last = 0, 1.0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        for number in range(6):
+            await asyncio.sleep(last if number == 4 else 1)
+            if number == 4 and executions == 1:
+                raise ValueError("broken")
+            yield number
+
+    engine = engine_of(
+        DAGBuilder().node(items, timeout=1.5, retry=None if is_resumed else 2),
+        journal=MemoryJournal(),
+    )
+    if not is_resumed:
+        assert (await engine.execute())["items"] == [0, 1, 2, 3, 4, 5]
+        return
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="r")
+    last, begin = 100, asyncio.get_running_loop().time()
+    with pytest.raises(NodeFailedError) as failed:
+        await engine.execute(run_id="r", resume=True)
+    assert isinstance(failed.value.__cause__, NodeTimeoutError)
+    assert asyncio.get_running_loop().time() - begin == 5 * 1.5
+    last = 1
+    assert (await engine.execute(run_id="r", resume=True))["items"] == [0, 1, 2, 3, 4, 5]
+
+
 # Ended early
 
 
