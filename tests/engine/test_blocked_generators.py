@@ -246,7 +246,7 @@ async def test_the_time_for_an_item_does_not_count_while_a_generator_waits_in_a_
 async def test_the_time_for_an_item_does_not_count_while_a_generator_waits_for_a_place() -> None:
     """It may make more, and another has the run's only place. In a standstill it makes some."""
     async with with_workers(slots=2) as site:
-        run = await standstill(site, 1, timeout=3)
+        run = await standstill(site, 1, seconds=40, timeout=3)
         await asyncio.sleep(30)
         assert 1 < site.made[9] < 9
         results = await run
@@ -255,27 +255,36 @@ async def test_the_time_for_an_item_does_not_count_while_a_generator_waits_for_a
 
 @virtually
 @pytest.mark.parametrize("limit", [None, 1])
-async def test_an_item_that_is_made_in_a_standstill_has_a_time_limit(limit: int | None) -> None:
+@pytest.mark.parametrize("retry", [None, 2])
+async def test_an_item_that_is_made_in_a_standstill_has_a_time_limit(
+    limit: int | None, retry: int | None
+) -> None:
     async with with_workers(slots=2) as site:
-        run = await standstill(site, limit, timeout=3, retry=2)
+        run = await standstill(site, limit, seconds=500, timeout=3, retry=retry)
         await asyncio.sleep(5)
         site.pace = 1000  # of the next item, which is made in the standstill
         await asyncio.sleep(3)
         site.pace = 1
         results = await run
-    assert results["double"] == [2 * n for n in range(1, 10)]
-    assert site.executions == 2
+        assert asyncio.get_running_loop().time() < 500  # the worker's place was given back
+    if retry is None:
+        assert isinstance(results["items"].error, NodeTimeoutError)
+    else:
+        assert results["double"] == [2 * n for n in range(1, 10)]
+    assert site.executions == (retry or 1)
 
 
-async def standstill(site: Site, limit: int | None, **options: Any) -> RunHandle:
-    """A generator and another run have both places of the worker, which an element needs.
+async def standstill(site: Site, limit: int | None, *, seconds: float, **options: Any) -> RunHandle:
+    """A generator has a place of the worker, which an element needs, and another run the other one.
 
-    ``limit``: if it is 1, that element has the only place of the run.
+    ``seconds``: that the other run takes. ``limit``: if it is 1, the element has the only place of
+    the run.
     """
-    site.seconds = 40
+    site.seconds = seconds
     await site.double.kiq(0)
     await asyncio.sleep(0.5)
     site.seconds = 1
     builder = DAGBuilder().node(site.items, window=1, **options)
     builder.node(site.double, inputs=["items"], map_over="items", max_parallel=1)
-    return ExecutionEngine(site.broker, builder.build(), limit).start({"size": 9})
+    engine = ExecutionEngine(site.broker, builder.build(), limit, on_error="collect")
+    return engine.start({"size": 9})
