@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import weakref
@@ -413,6 +414,35 @@ async def test_a_generator_runs_for_each_of_many_inputs() -> None:
     assert (1, "double", [0]) in items
 
 
+@pytest.mark.parametrize("is_embedded", [True, False])
+async def test_middlewares_see_generators_under_the_names_of_their_tasks(
+    is_embedded: bool,
+) -> None:
+    seen: list[tuple[str, str, Any]] = []
+
+    class Sees(TaskiqMiddleware):
+        def post_execute(self, message: TaskiqMessage, result: Any) -> None:
+            seen.append((message.task_name, message.labels["kind"], result.return_value))
+
+    broker: Any = InMemoryBroker() if is_embedded else LocalBroker()
+    broker.add_middlewares(Sees())
+    flow = with_flow(broker, LocalNotices())
+
+    @broker.task(task_name="shop:items", kind="async")
+    async def items() -> AsyncIterator[int]:
+        yield 1
+
+    @broker.task(task_name="shop:lines", kind="sync")
+    def lines() -> Iterator[int]:
+        yield 2
+
+    dag = DAGBuilder().node(items).node(lines).build()
+    async with contextlib.nullcontext() if is_embedded else broker.worker():
+        await stream_of(ExecutionEngine(broker, dag), {})
+    await flow.shutdown()
+    assert sorted(seen) == [("shop:items", "async", 1), ("shop:lines", "sync", 1)]
+
+
 # Room
 
 
@@ -523,6 +553,38 @@ async def test_items_are_dropped_when_all_that_map_over_them_have_ended() -> Non
     read = [name async for name, _ in engine.execute_async(items="only")]
     assert len(read) == 300
     assert most <= 12
+
+
+@virtually
+async def test_items_of_which_a_later_pass_takes_some_are_dropped_with_their_positions_there() -> (
+    None
+):
+    class Big:
+        """It can be referenced weakly."""
+
+    alive: weakref.WeakSet[Big] = weakref.WeakSet()
+    at_the_end: list[int] = []
+
+    async def bigs() -> AsyncIterator[Big]:
+        for _ in range(20):
+            alive.add(big := Big())
+            yield big
+
+    async def one(big: Big) -> int:
+        return 1
+
+    async def share(big: Big, total: int) -> None:
+        await asyncio.sleep(1)
+        at_the_end.append(len(alive))
+
+    builder = DAGBuilder().node(bigs, window=2).node(one, inputs=["bigs"], map_over="bigs")
+    builder.node(awaited(sum), name="total", inputs=["one"])
+    builder.node(share, inputs={"big": "bigs", "total": "total"}, map_over="bigs", max_parallel=1)
+    engine = engine_of(builder, max_parallel=2, values="shared")
+    async for _ in engine.execute_async(items="only"):
+        pass
+    assert len(at_the_end) == 20
+    assert at_the_end[-1] <= 4
 
 
 @virtually
