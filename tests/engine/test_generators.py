@@ -428,15 +428,15 @@ async def test_middlewares_see_generators_under_the_names_of_their_tasks(
     broker.add_middlewares(Sees())
     flow = with_flow(broker, LocalNotices())
 
-    @broker.task(task_name="shop:items", kind="async")
     async def items() -> AsyncIterator[int]:
         yield 1
 
-    @broker.task(task_name="shop:lines", kind="sync")
     def lines() -> Iterator[int]:
         yield 2
 
-    dag = DAGBuilder().node(items).node(lines).build()
+    builder = DAGBuilder().node(broker.register_task(items, task_name="shop:items", kind="async"))
+    builder.node(broker.register_task(lines, task_name="shop:lines", kind="sync"))
+    dag = builder.build()
     async with contextlib.nullcontext() if is_embedded else broker.worker():
         await stream_of(ExecutionEngine(broker, dag), {})
     await flow.shutdown()

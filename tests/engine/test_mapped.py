@@ -251,6 +251,20 @@ async def test_a_node_has_a_limit_of_its_own() -> None:
 
 
 @virtually
+async def test_each_run_has_the_limits_of_its_nodes_for_itself() -> None:
+    builder = DAGBuilder().node(
+        after(1, 1, 1), name="m", inputs=["xs"], map_over="xs", max_parallel=1
+    )
+    engine = engine_of(builder)
+    inputs = {"xs": [0, 1, 2]}
+    left = engine.start(inputs)
+    await asyncio.sleep(0.5)
+    left.cancel()  # in the middle of an element
+    await asyncio.gather(engine.start(inputs), engine.start(inputs))
+    assert virtual_loop().time() == 3.5
+
+
+@virtually
 async def test_a_limit_of_its_own_holds_up_no_other_node() -> None:
     builder = mapped(after(*[1.0] * 4), max_parallel=1)
     builder.node(after(*[1.0] * 4), name="n", inputs=["numbers"], map_over="numbers")
