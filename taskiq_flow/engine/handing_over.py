@@ -68,7 +68,8 @@ class HandingOver:
         has_no_array = "numpy" not in sys.modules or (
             isolation is not None and isolation.is_flat(value)
         )
-        if has_no_array and (self.is_over or not self._is_still_needed(node)):
+        is_needed = not self.is_over and self._is_still_needed(node)
+        if has_no_array and not (is_needed or self._is_in_list(node)):
             return value
         return self.copied(value)
 
@@ -78,6 +79,11 @@ class HandingOver:
             return self._take(value)
         except SerializationError:  # of something within it that can be read once only
             return value
+
+    def _is_in_list(self, node: RunnableNode) -> bool:
+        """Whether the reader is given a value in a list as well."""
+        lists_at = self._spec.lists_at
+        return isinstance(node, Element) and lists_at is not None and len(node.path) > lists_at
 
     def _is_still_needed(self, node: RunnableNode) -> bool:
         dependents = self._spec.successors.get(node, ())
