@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
@@ -26,24 +27,33 @@ class OutputError(Exception):
     """Standard output cannot be written to."""
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RUF001 - a dash
 
 
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
-        with contextlib.suppress(OutputError):  # where it could be said is what has failed
-            _write(Text(text, style=style), sys.stderr, wraps=True)
+        # Where it could be said is what has failed. That nobody reads it is no reason to stop.
+        with contextlib.suppress(OutputError, BrokenPipeError):
+            _write(Text(_harmless(text), style=style), sys.stderr, wraps=True)
 
 
 def show(line: Text | str, *, wraps: bool = False) -> None:
     """Write one line to standard output. ``wraps``: between words, if a terminal is too narrow."""
-    _write(Text(line) if isinstance(line, str) else line, sys.stdout, wraps=wraps)
+    text = Text(_harmless(line)) if isinstance(line, str) else line
+    _write(text, sys.stdout, wraps=wraps)
 
 
 def show_json(value: Any) -> None:
     """Write one line of JSON to standard output."""
     _print(as_json(value), sys.stdout)
+
+
+def _harmless(text: str) -> str:
+    r"""The text without what would move a terminal's cursor or colour it, written as ``\x1b``."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
@@ -281,12 +291,14 @@ def _lines_of(
 
 
 def close_quietly() -> bool:
-    """Write out what is left; whether anybody still reads it."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        # Python would try once more at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return not isinstance(error, BrokenPipeError)
-    return True
+    """Write out what is left; whether anybody still reads the results."""
+    is_read = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            # Python would try once more at its end, complain, and exit with another code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            is_read = is_read and not (stream is sys.stdout and isinstance(error, BrokenPipeError))
+    return is_read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import date
 from enum import Enum
@@ -77,6 +78,30 @@ def block() -> str:
 
 
 blocking = DAGBuilder("blocking").node(block).build()
+
+
+async def hog() -> str:
+    """Blocks the event loop, so that nothing is done about a signal."""
+    Path("at_gate").touch()
+    time.sleep(60)  # noqa: ASYNC251
+    return "blocked"
+
+
+hogging = DAGBuilder("hogging").node(hog).build()
+
+
+async def unending() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+tasks: list[asyncio.Task[None]] = []
+
+
+def leaves_a_task() -> DAGBuilder:
+    tasks.append(asyncio.get_running_loop().create_task(unending()))
+    return DAGBuilder().node(fetch)
 
 
 class Colour(Enum):
