@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import NoReturn
 
 from taskiq_flow import errors
-from taskiq_flow.cli.output import OutputError, close_quietly, not_written, say
+from taskiq_flow.cli.output import OutputError, close_quietly, keep_results_apart, not_written, say
 from taskiq_flow.previews import of_the_users, without_python
 from taskiq_flow.views.run_view import RunView
 
@@ -89,6 +89,7 @@ def code_of_run(view: RunView) -> Code:
 
 def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
     """Execute a command on an event loop of its own, and exit with its code."""
+    keep_results_apart()
     try:
         code = asyncio.run(_to_its_end(command))
     except KeyboardInterrupt:

@@ -32,6 +32,37 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RUF001 - a dash
 
 
+class _Results:
+    """Where results are written to. ``apart``: unless that is standard output, as Python has it."""
+
+    apart: TextIO | None = None
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout if self.apart is None else self.apart
+
+
+_results = _Results()
+
+
+def keep_results_apart() -> None:
+    """Let what others print go to standard error, unless standard output is a terminal.
+
+    Modules and tasks print, and so do child processes and libraries. Whoever reads the results
+    would take it for one.
+    """
+    stdout = sys.stdout
+    if stdout is None or sys.stderr is None or stdout.isatty():
+        return
+    with contextlib.suppress(OSError):  # of a stream that is no file
+        number = os.dup(stdout.fileno())
+        os.dup2(sys.stderr.fileno(), stdout.fileno())
+        # Never closed: it is written to until the process ends.
+        _results.apart = open(  # noqa: SIM115
+            number, "w", encoding=stdout.encoding, errors=stdout.errors, closefd=False
+        )
+
+
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
@@ -43,12 +74,12 @@ def say(text: str, style: str = "") -> None:
 def show(line: Text | str, *, wraps: bool = False) -> None:
     """Write one line to standard output. ``wraps``: between words, if a terminal is too narrow."""
     text = Text(_harmless(line)) if isinstance(line, str) else line
-    _write(text, sys.stdout, wraps=wraps)
+    _write(text, _results.stream, wraps=wraps)
 
 
 def show_json(value: Any) -> None:
     """Write one line of JSON to standard output."""
-    _print(as_json(value), sys.stdout)
+    _print(as_json(value), _results.stream)
 
 
 def _harmless(text: str) -> str:
@@ -203,7 +234,7 @@ def _named(name: str, text: str) -> Text:
 
 def width(elsewhere: int = 80) -> int:
     """The columns of standard output, if that is a terminal."""
-    console = Console(file=sys.stdout)
+    console = Console(file=_results.stream)
     return console.width if console.is_terminal else elsewhere
 
 
@@ -235,7 +266,7 @@ def show_table(
     """
     cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    console = Console(file=sys.stdout)
+    console = Console(file=_results.stream)
     columns = _fitting(widths, console, set(most_important))
     if console.is_terminal:
         _narrow(widths, columns, console.width, cut)
@@ -293,12 +324,12 @@ def _lines_of(
 def close_quietly() -> bool:
     """Write out what is left; whether anybody still reads the results."""
     is_read = True
-    for stream in (sys.stdout, sys.stderr):
+    for stream in {_results.stream, sys.stdout, sys.stderr} - {None}:
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError as error:
             # Python would try once more at its end, complain, and exit with another code.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            is_read = is_read and not (stream is sys.stdout and isinstance(error, BrokenPipeError))
+            if stream is _results.stream and isinstance(error, BrokenPipeError):
+                is_read = False
     return is_read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from datetime import date
 from enum import Enum
@@ -102,6 +103,15 @@ tasks: list[asyncio.Task[None]] = []
 def leaves_a_task() -> DAGBuilder:
     tasks.append(asyncio.get_running_loop().create_task(unending()))
     return DAGBuilder().node(fetch)
+
+
+def loud() -> int:
+    print("counting")  # noqa: T201
+    os.system("echo in a process")  # noqa: S605, S607
+    return 1
+
+
+louds = DAGBuilder("louds").node(loud).build()
 
 
 class Colour(Enum):

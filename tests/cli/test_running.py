@@ -46,6 +46,12 @@ def test_results_are_written_as_they_come_and_progress_elsewhere(run: Run) -> No
     assert (quiet.output, quiet.errors) == ("fetch: <h1>Tides</h1> read at a.org\n", "")
 
 
+def test_what_tasks_print_is_no_result(run: Run) -> None:
+    done = run("run", "flows:louds", "--json-lines", "--quiet")
+    assert (done.code, done.output) == (0, '{"node": "loud", "value": 1}\n')
+    assert sorted(done.errors.splitlines()) == ["counting", "in a process"]
+
+
 def test_a_pipeline_is_run_with_its_input(run: Run) -> None:
     done = run("run", "flows:pipeline", "-i", "input=a.org", "--quiet")
     assert done.output == "fetch: <h1>Tides</h1> read at a.org\ntitle: Tides\n"
@@ -168,8 +174,8 @@ def test_the_second_signal_ends_a_command_whose_event_loop_is_blocked(
 
 
 def test_an_asyncio_task_that_does_not_end_holds_nobody_up(run: Run) -> None:
-    done = run("validate", "flows:leaves_a_task")
-    assert (done.code, done.lines[0]) == (0, "flows:leaves_a_task is valid: 1 node: fetch")
+    done = run("run", "flows:leaves_a_task", "-i", "url=a.org")
+    assert (done.code, done.output) == (0, "fetch: <h1>Tides</h1> read at a.org\n")
 
 
 async def test_a_signal_that_is_ignored_stays_so() -> None:
