@@ -203,12 +203,11 @@ def test_the_report_of_a_run_that_goes_on_has_what_has_happened() -> None:
 
 
 def test_of_a_run_that_goes_on_the_node_that_is_in_flight_for_longest_is_named() -> None:
-    events = [
+    view = view_of(
         started("a", "b", "c", edges={"b": ("a",), "c": ("a",)}),
         *(sent("a", 0.0), began("a", 0.0), completed("a", 1.0)),
         *(sent("b", 1.0), began("b", 1.0), sent("c", 2.0), began("c", 9.0)),
-    ]
-    view = view_of(*events)
+    )
     assert RunReport.of(view).sentence == (
         "8.000 s of 9.000 s have passed since b was sent; it goes on."
     )
