@@ -322,6 +322,30 @@ async def test_lists_that_differ_in_length_are_told_by_the_generators_output() -
 
 
 @virtually
+@pytest.mark.parametrize("chars", [[], ["a", "b"]])
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_run_ends_when_an_endless_generator_is_longer_than_a_list_beside_it(
+    chars: list[str], many: bool
+) -> None:
+    builder = DAGBuilder().node(numbers)
+    inputs = {"number": "numbers", "char": "chars"}
+    builder.node(
+        awaited(lambda number, char: f"{char}{number}"),
+        name="zipped",
+        inputs=inputs,
+        map_over=["numbers", "chars"],
+    )
+    engine = engine_of(builder)
+    given: dict[str, Any] = {"count": 1_000_000, "chars": chars}
+    with pytest.raises(NodeFailedError, match="'numbers' has more") as failed:
+        if many:
+            _ = [each async for each in engine.execute_many([given])]
+        await engine.execute(given)
+    assert failed.value.task_name == ("zipped[0]" if many else "zipped")
+    assert asyncio.get_running_loop().time() == len(chars) + 1
+
+
+@virtually
 @pytest.mark.parametrize("is_taken", [False, True])
 @pytest.mark.filterwarnings("ignore::taskiq_flow.UnusedInputWarning")
 async def test_an_input_of_the_user_may_have_any_name(is_taken: bool) -> None:
