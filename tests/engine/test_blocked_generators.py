@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from taskiq import AsyncBroker, InMemoryBroker
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
 from taskiq_flow import (
     DAGBuilder,
@@ -21,7 +21,7 @@ from taskiq_flow import (
     Retry,
     RunHandle,
 )
-from taskiq_flow.testing import LocalBroker, LocalNotices
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
 from tests.local_flow import with_flow
 from tests.recording import AtOnce
 from tests.virtual_clock import virtually
@@ -41,6 +41,7 @@ class Site:
         self.made: dict[int, int] = {}
         self.executions = 0
         self.execution: asyncio.Task[Any] | None = None
+        self.flow: LocalFlowMiddleware | None = None
         self.pace = self.seconds = 1.0
 
         async def items(size: int) -> AsyncIterator[int]:
@@ -68,10 +69,10 @@ async def with_workers(slots: int = 100) -> AsyncIterator[Site]:
     """A site whose tasks are executed by a worker, which is told of grants by notices."""
     broker = LocalBroker()
     site = Site(broker)
-    flow = with_flow(broker, site.notices)
+    site.flow = with_flow(broker, site.notices)
     async with broker.worker(slots=slots):
         yield site
-    await flow.shutdown()
+    await site.flow.shutdown()
 
 
 @contextlib.asynccontextmanager
@@ -161,6 +162,34 @@ async def test_a_generator_whose_execution_ends_while_it_waits(
     else:
         assert isinstance(results["items"], NodeFailure)
         assert isinstance(results["items"].error, asyncio.CancelledError)
+
+
+@virtually
+async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with with_workers() as site:
+        sent: list[bytes] = []
+        kick = site.broker.kick
+
+        async def noting(message: BrokerMessage) -> None:
+            sent.append(message.message)
+            await kick(message)
+
+        monkeypatch.setattr(site.broker, "kick", noting)
+        engine = ExecutionEngine(site.broker, DAGBuilder().node(site.items, timeout=3).build())
+        run = engine.start({"size": 9})
+        await asyncio.sleep(5.5)
+        site.pace = 1000  # the first worker makes no more
+        await asyncio.sleep(1)
+        site.pace = 1
+        assert site.flow is not None
+        worker = site.flow._worker.opened
+        assert worker is not None
+        monkeypatch.setattr(worker, "_name", "another:1")
+        await kick(BrokerMessage(task_id="", task_name="", message=sent[0], labels={}))
+        assert (await run)["items"] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert site.executions == 2
 
 
 # Places of workers
