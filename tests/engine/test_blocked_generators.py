@@ -165,9 +165,11 @@ async def test_a_generator_whose_execution_ends_while_it_waits(
 
 
 @virtually
+@pytest.mark.parametrize("is_blocked", [False, True])
 async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes_over(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, is_blocked: bool
 ) -> None:
+    """And it has any time while there is no room."""
     async with with_workers() as site:
         sent: list[bytes] = []
         kick = site.broker.kick
@@ -177,8 +179,11 @@ async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes
             await kick(message)
 
         monkeypatch.setattr(site.broker, "kick", noting)
-        engine = ExecutionEngine(site.broker, DAGBuilder().node(site.items, timeout=3).build())
-        run = engine.start({"size": 9})
+        builder = DAGBuilder().node(site.items, timeout=3, window=1)
+        if is_blocked:
+            site.seconds = 60
+            builder.node(site.double, inputs=["items"], map_over="items", max_parallel=1)
+        run = ExecutionEngine(site.broker, builder.build()).start({"size": 9})
         await asyncio.sleep(5.5)
         site.pace = 1000  # the first worker makes no more
         await asyncio.sleep(1)
