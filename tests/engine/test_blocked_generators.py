@@ -49,11 +49,11 @@ class Site:
             self.executions += 1
             self.execution = asyncio.current_task()
             self.made[size] = 0
-            for _ in range(size):
+            for number in range(1, size + 1):
                 with running:
                     await asyncio.sleep(self.pace)
-                self.made[size] += 1
-                yield self.made[size]
+                self.made[size] = number
+                yield number
 
         async def double(item: int) -> int:
             with running:
