@@ -454,7 +454,8 @@ async def test_listeners_are_told_how_many_items_there_were() -> None:
     recorder = Recorder()
     await engine_of(chain(), listeners=[recorder]).execute({"count": 2})
     completed = recorder.of(NodeCompleted)
-    assert [event.result for event in completed if event.task_name == "numbers"] == [2]
+    given = [event.result for event in completed if event.task_name == "numbers"]
+    assert (given, repr(given)) == ([2], "[2 items]")
     assert [event.count for event in recorder.of(ElementsKnown)] == [2]
 
 
