@@ -25,8 +25,16 @@ class OddError(Exception):
 
 
 class Unreadable:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return int, ("no number",)
+    """Can be read only in the process that has written it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return _unreadable, (os.getpid(),)
+
+
+def _unreadable(pid: int) -> Unreadable:
+    if pid != os.getpid():
+        raise LookupError(pid)
+    return Unreadable()
 
 
 def add(a: int, b: int = 1, *more: int, c: int = 0) -> int:

@@ -48,7 +48,13 @@ def test_an_address_gives_the_recommended_broker(
 
 def test_the_task_of_a_killed_worker_comes_again_before_it_is_lost() -> None:
     lost_after = ExecutionEngine(InMemoryBroker(), DAGBuilder().build())._starter._lost_after
+    redis, nats = broker_for("redis://localhost"), broker_for("nats://localhost")
+    assert isinstance(redis, RedisStreamBroker)
+    assert isinstance(nats, PullBasedJetStreamBroker)
+    assert nats.consumer_config is not None
+    assert redis.idle_timeout == IDLE_TIMEOUT
     assert lost_after > 1.5 * IDLE_TIMEOUT / 1000
+    assert nats.consumer_config.ack_wait == ACK_WAIT
     assert lost_after > ACK_WAIT
 
 

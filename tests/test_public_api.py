@@ -1,6 +1,7 @@
 """What users may rely on: the public names, where they are found, and how they are called."""
 
 import importlib
+import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable
@@ -374,3 +375,7 @@ def test_what_a_map_or_start_returns_is_a_task_of_taskiq(
         bare(inspect.signature(kind.wait_result)) for kind in (AsyncTaskiqTask, returned)
     )
     assert ours == taskiqs
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert taskiq_flow.__version__ == importlib.metadata.version("taskiq-flow")

@@ -27,7 +27,7 @@ from typing import Any
 
 CALL = b"c"  # (place, main, module, qualified name, arguments by position and by name)
 VALUE = b"v"  # the pickled result
-RAISED = b"r"  # (pickled class, pickled arguments, pickled attributes, whole, traceback)
+RAISED = b"r"  # (the pickled exception, or its class, arguments and attributes; traceback)
 NOT_IMPORTED = b"i"  # why the function cannot be imported
 NOT_PICKLED = b"p"  # what cannot be pickled or unpickled, and why
 
@@ -197,15 +197,62 @@ def _answer(content: bytearray) -> tuple[bytes, bytes]:
 
 
 def pickled(value: Any) -> bytes:
-    """A value for ``pickle.loads``. Arrays keep their byte order: NumPy gives them its own."""
-    array = getattr(sys.modules.get("numpy"), "ndarray", None)
-    if array is None:
-        return pickle.dumps(value, 5)
+    """A value for ``pickle.loads``. Arrays keep their byte order: NumPy gives them its own.
+
+    Raises ``pickle.PicklingError`` for a value that would come back as another one, and whatever
+    its own methods raise.
+    """
     file = io.BytesIO()
-    pickler = pickle.Pickler(file, 5)
-    pickler.dispatch_table = {**copyreg.dispatch_table, array: _reduced_array}
+    pickler = _Pickler(file)
     pickler.dump(value)
-    return file.getvalue()
+    content = file.getvalue()
+    if pickler.is_doubtful:
+        check_read_back(value, lambda: pickle.loads(content))  # noqa: S301 - made here
+    return content
+
+
+class _Pickler(pickle.Pickler):
+    """``is_doubtful``: whether the class of what was pickled has a say in how it comes back."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, 5)
+        self.is_doubtful = False
+        self._array = getattr(sys.modules.get("numpy"), "ndarray", None)
+        self._reductions: dict[type, Callable[[Any], Any] | None] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        """How an object is pickled; ``NotImplemented`` for its own way."""
+        kind = type(value)
+        try:
+            reduction = self._reductions[kind]
+        except KeyError:
+            reduction = self._reductions[kind] = self._reduction_of(kind)
+        return NotImplemented if reduction is None else reduction(value)
+
+    def _reduction_of(self, kind: type) -> Callable[[Any], Any] | None:
+        if kind is self._array:
+            return _reduced_array
+        is_error = issubclass(kind, BaseException)
+        trusted = _BUILTINS if is_error else _TRUSTED
+        self.is_doubtful |= _defines(kind, (*_OWN_WAY, *_RESTORING), trusted)
+        return _reduced_error if is_error and not _defines(kind, _OWN_WAY, trusted) else None
+
+
+_OWN_WAY = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
+_RESTORING = (
+    *("__new__", "__getnewargs__", "__getnewargs_ex__", "__setattr__"),
+    *("append", "extend", "__setitem__"),
+)
+_BUILTINS = frozenset({"builtins"})
+_TABLES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+_TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "pydantic"})
+"""Packages whose ways of pickling are known to be right."""
+
+
+def _defines(kind: type, names: tuple[str, ...], trusted: frozenset[str]) -> bool:
+    """Whether a class has one of these methods from a package that is not among ``trusted``."""
+    others = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in trusted]
+    return any(name in vars(base) for base in others for name in names)
 
 
 def _reduced_array(array: Any) -> Any:
@@ -213,6 +260,95 @@ def _reduced_array(array: Any) -> Any:
         return array.__reduce_ex__(5)
     native = array.view(array.dtype.newbyteorder("="))  # the same bytes, which pickle leaves alone
     return type(array).view, (native, array.dtype)
+
+
+def _reduced_error(error: BaseException) -> Any:
+    """An exception with its cause, to be made without ``__init__``.
+
+    Pickle calls the class with the arguments that the exception has kept, and it may take others.
+    """
+    state: dict[str, Any] = {"__cause__": error.__cause__, "args": error.args}
+    for base in type(error).__mro__:
+        is_builtin = base.__module__ == "builtins"
+        for name, place in vars(base).items():
+            if not isinstance(place, types.MemberDescriptorType) or not hasattr(error, name):
+                continue
+            content = getattr(error, name)
+            # An exception group is made with its members. Those of the interpreter's that are
+            # ``None`` were not set, and ``obj`` of an ``AttributeError`` may be anything.
+            is_left_out = issubclass(base, BaseExceptionGroup) or content is None or name == "obj"
+            if not (is_builtin and is_left_out):
+                state[name] = content
+    own = (type(error), *error.args)
+    return copyreg.__newobj__, own, {**state, **vars(error)}  # type: ignore[attr-defined]
+
+
+def check_read_back(value: Any, read: Callable[[], Any]) -> None:
+    """Raise ``pickle.PicklingError`` if what is read back of a value is not the same.
+
+    What an object leaves out that says itself what it is made of is not missed, unless its class
+    says that the two are not equal.
+    """
+    try:
+        pending = [(value, read())]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the value's own methods raise
+        text = f"a {_named(value)} does not come back: {_described(error)}"
+        raise pickle.PicklingError(text) from error
+    seen: dict[int, Any] = {}  # by id; a part keeps its id from others
+    while pending:
+        part, copy = pending.pop()
+        if part is copy or id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if type(copy) is not type(part):
+            raise pickle.PicklingError(f"a {_named(part)} comes back as a {_named(copy)}")
+        parts = _parts(part)
+        if parts is None and _differs(part, copy):
+            raise pickle.PicklingError(f"a {_named(part)} comes back as a different one")
+        of_copy = _parts(copy) or []
+        if len(parts or ()) != len(of_copy):
+            raise pickle.PicklingError(f"a {_named(part)} comes back with other parts")
+        pending.extend(zip(parts or (), of_copy, strict=True))
+
+
+def _parts(value: Any) -> list[Any] | None:
+    """What a value is made of; ``None`` for one that can be compared as a whole only."""
+    kind = type(value)
+    if isinstance(value, BaseException):
+        return [value.args, value.__cause__, vars(value)]
+    if isinstance(value, list):
+        return [*list.__iter__(value)]
+    if isinstance(value, tuple):
+        return [*tuple.__iter__(value)]
+    if isinstance(value, dict):
+        return [*dict.keys(value), *dict.values(value)]
+    if (names := _compared_fields(kind)) or kind.__module__.partition(".")[0] in _TABLES:
+        return [getattr(value, name, None) for name in names]
+    is_whole = kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
+    return None if is_whole else [getattr(value, "__dict__", None)]
+
+
+def _compared_fields(kind: Any) -> list[str]:
+    """The fields by which objects of a dataclass or of an attrs class are compared."""
+    fields = getattr(kind, "__dataclass_fields__", {})
+    of_attrs = getattr(kind, "__attrs_attrs__", ())
+    return [f.name for f in fields.values() if f.compare] + [f.name for f in of_attrs if f.eq]
+
+
+def _differs(value: Any, copy: Any) -> bool:
+    kind: Any = type(value)
+    if isinstance(value, (set, frozenset)):  # their elements may be equal to themselves only
+        return len(value) != len(copy)
+    try:
+        return kind.__eq__ is not object.__eq__ and value == value and not value == copy  # noqa: PLR0124, SIM201
+    except Exception:  # the answers of arrays, say, are neither true nor false
+        return False
+
+
+def _named(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 class _PickleError(Exception):
@@ -250,27 +386,19 @@ def _load_main(kind: str, where: str) -> None:
 
 
 def _raised(error: Exception) -> tuple[bytes, bytes]:
-    """The frame for an exception. Its class, arguments and attributes are pickled one by one.
-
-    ``whole``: whether its own way of pickling restores it; the class is not called otherwise.
-    """
+    """The frame for an exception: itself if that can be pickled, or its class and what it has."""
     below = error.__traceback__ and error.__traceback__.tb_next  # without our own frame
     text = "".join(traceback.format_exception(type(error), error, below))
+    error.__cause__ = None  # the parent puts the text in its place
     try:
-        whole = _restorable(error)
-        parts = error if whole else (type(error), error.args, vars(error))
-        return RAISED, pickle.dumps((whole, pickled(parts), text), 5)
+        try:
+            content = pickled(error)
+        except Exception:  # its class has a way of its own, which does not restore it
+            content = pickled((type(error), error.args, vars(error)))
+        return RAISED, pickle.dumps((content, text), 5)
     except Exception as reason:
         what = f"it raised {_described(error)}, which cannot be pickled"
         return NOT_PICKLED, f"{what} ({_described(reason)}):\n{text}".encode(errors="replace")
-
-
-def _restorable(error: Exception) -> bool:
-    try:
-        copy = pickle.loads(pickle.dumps(error, 5))  # noqa: S301 - made here
-        return type(copy) is type(error) and bool(copy.args == error.args)
-    except Exception:  # its class takes other arguments than it has kept
-        return False
 
 
 def _described(error: BaseException) -> str:

@@ -83,8 +83,8 @@ class Call:
         if kind == child_main.VALUE:
             return self._unpickled(content)
         if kind == child_main.RAISED:
-            whole, pickled, text = pickle.loads(content)  # noqa: S301 - from our own child
-            raise _restored(self._unpickled(pickled), whole=whole) from _RemoteTracebackError(text)
+            pickled, text = pickle.loads(content)  # noqa: S301 - from our own child
+            raise _restored(self._unpickled(pickled)) from _RemoteTracebackError(text)
         if kind == child_main.NOT_IMPORTED:
             raise ConfigurationError(
                 f"in_process: {self.name} cannot be imported by its process ({content.decode()}); "
@@ -101,14 +101,13 @@ class Call:
             ) from error
 
 
-def _restored(parts: Any, *, whole: bool) -> BaseException:
-    if whole:
-        error: BaseException = parts
-    else:
-        kind, args, attributes = parts
-        error = kind.__new__(kind, *args)
-        error.args = args
-        vars(error).update(attributes)
+def _restored(parts: Any) -> BaseException:
+    if isinstance(parts, BaseException):
+        return parts
+    kind, args, attributes = parts
+    error: BaseException = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
     return error
 
 

@@ -295,12 +295,12 @@ def _exception(encoder: Encoder, value: BaseException) -> tuple[Any, ...]:
     arguments: Any = value.args
     if isinstance(value, OSError) and value.filename is not None:
         arguments = (value.errno, value.strerror, value.filename, None, value.filename2)
-    names = [*vars(value), *_set_slots(value), *_builtin_names(value)]
-    attributes = [(name, getattr(value, name)) for name in names]
+    own = [*vars(value), *_set_slots(value)]
+    names = [*own, *(name for name in _builtin_names(value) if getattr(value, name) is not None)]
     return (
         _reference(encoder, type(value)),
         encoder.items(arguments),
-        encoder.fields(pair for pair in attributes if pair[1] is not None),
+        encoder.fields((name, getattr(value, name)) for name in names),
         encoder.encode(value.__cause__),
         value.__suppress_context__,
     )

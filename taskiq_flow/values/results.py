@@ -45,7 +45,7 @@ def restored(
     failure if its value cannot be decoded.
     """
     if result.is_err:
-        return result
+        return result if wire is None else wire.decode_error(task_id, result)
     if not is_encoded_result(result):
         result.return_value = as_annotated(result.return_value, return_type)
         return result

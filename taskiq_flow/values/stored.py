@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -15,7 +16,8 @@ from taskiq.serializers import (
     PickleSerializer,
 )
 
-from taskiq_flow.processes.child_main import pickled
+from taskiq_flow.errors import SerializationError, describe
+from taskiq_flow.processes.child_main import check_read_back, pickled
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import VERSION, ValueCodec
 from taskiq_flow.values.plain import is_plain
@@ -75,13 +77,21 @@ class StoredValues:
         try:
             if type(self.serializer) is PickleSerializer:
                 return pickled(value)
-            return self.serializer.dumpb(value)
-        except Exception:  # whatever a serializer raises
-            if not self._keeps_classes():
+            data = self.serializer.dumpb(value)
+            if not is_plain(value) and self._keeps_classes:
+                check_read_back(value, lambda: self.serializer.loadb(data))
+        except Exception as refused:  # whatever a serializer raises
+            if not self._keeps_classes:
                 return self.serializer.dumpb(to_jsonable_python(value))  # as earlier versions did
-            tree = self._codec.encode(value, strict=True, keeps_main=True)
+            try:
+                tree = self._codec.encode(value, strict=True, keeps_main=True)
+            except SerializationError as error:
+                text = f"{error}; nor can it be serialized: {describe(refused)}"
+                raise SerializationError(text, value_type=error.value_type) from error
             return self.serializer.dumpb(_Encoded(tree))
+        return data
 
+    @cached_property
     def _keeps_classes(self) -> bool:
         """Whether the serializer gives objects back as they were. One of the user's may do so."""
         try:

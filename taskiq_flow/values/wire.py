@@ -2,7 +2,7 @@
 
 Only what is marked is decoded. A call that is encoded has one keyword argument, ``VALUES``, which
 the signature of no task has, so that taskiq's own parsing leaves it alone. A result that is encoded
-has a label of that name.
+has a label of that name; the error of one stands there beside the form that taskiq gives it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from taskiq.serializers import JSONSerializer, PickleSerializer
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
-from taskiq_flow.values.plain import is_plain
+from taskiq_flow.values.plain import MAX_DEPTH, is_plain
+from taskiq_flow.values.size import is_large
 from taskiq_flow.values.store import StoredObject, ValueStore
 
 VALUES = "taskiq_flow_values"
 """The keyword argument of an encoded call, and the label of an encoded result."""
 
-_VALUE, _REFERENCES, _SEAL, _OBJECT = "value", "references", "seal", "object"
+_VALUE, _REFERENCES, _SEAL, _OBJECT, _ERROR = "value", "references", "seal", "object", "error"
 
 _SEAL_BYTES = 16
 
@@ -90,8 +91,8 @@ class Wire:
     ) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of an encoded call. Raises ``SerializationError``."""
         payload = kwargs[VALUES]
-        self._check(task_id, payload)
-        match self.codec.decode(payload.get(_VALUE), self._classes):
+        self._check(task_id, payload, _VALUE)
+        match self.codec.decode(payload[_VALUE], self._classes):
             case [list(own_args), dict(own_kwargs)]:
                 return own_args, own_kwargs
         raise SerializationError("the message of this task does not hold the arguments of a call")
@@ -106,6 +107,8 @@ class Wire:
         ``strict``: whether the serializer may refuse what JSON carries. Raises
         ``SerializationError``.
         """
+        if result.error is not None:
+            return self._with_error(task_id, result, result.error)
         value = result.return_value
         if result.is_err or (not strict and is_plain(value)):
             return result
@@ -118,9 +121,40 @@ class Wire:
     def decode_result(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """An encoded result with its own value. Raises ``SerializationError``."""
         payload = result.return_value
-        self._check(task_id, payload)
-        value = self.codec.decode(payload.get(_VALUE), self._classes)
+        self._check(task_id, payload, _VALUE)
+        value = self.codec.decode(payload[_VALUE], self._classes)
         return result.model_copy(update={"return_value": value, "labels": {}})
+
+    def _with_error(
+        self, task_id: str, result: TaskiqResult[Any], error: BaseException
+    ) -> TaskiqResult[Any]:
+        """A failed result that has its error as the codec encodes it, too.
+
+        taskiq calls the class with the arguments, which fails for some, and leaves out attributes.
+        It alone carries errors that are large or that the codec refuses.
+        """
+        if _is_large_error(error):
+            return result
+        try:
+            payload = self._sealed(task_id, {_ERROR: self.codec.encode(error, strict=True)})
+        except SerializationError:
+            return result
+        return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
+
+    def decode_error(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
+        """A failed result with the error as it was raised, if it can be restored here."""
+        if VALUES not in (result.labels or {}):
+            return result
+        plain = result.model_copy(update={"return_value": None, "labels": {}})
+        try:
+            self._check(task_id, result.return_value, _ERROR)
+            error = self.codec.decode(result.return_value[_ERROR], self._classes)
+        except SerializationError:  # as of a class that is not imported here
+            return plain
+        if not isinstance(error, BaseException):
+            return plain
+        error.__context__ = None if result.error is None else result.error.__context__
+        return plain.model_copy(update={"error": error})
 
     def refer_to(
         self, task_id: str, result: TaskiqResult[Any], stored: StoredObject
@@ -141,7 +175,7 @@ class Wire:
                 f"{what} is in a store, and this process has none; give the FlowMiddleware of "
                 "engines and workers the same store="
             )
-        self._check(task_id, result.return_value)
+        self._check(task_id, result.return_value, _OBJECT)
         value = await self.store.get(StoredObject.of(result.return_value[_OBJECT]), what)
         return result.model_copy(update={"return_value": value, "labels": {}})
 
@@ -166,7 +200,7 @@ class Wire:
             raise _not_sealed(task_id)
         try:
             trees = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
             trees = None
         if not isinstance(trees, list) or len(trees) < newest:
             raise SerializationError(f"the items of task {task_id!r} are damaged")
@@ -179,8 +213,8 @@ class Wire:
             payload[_SEAL] = self._seal(self._secret, task_id, payload)
         return payload
 
-    def _check(self, task_id: str, payload: Any) -> None:
-        if not isinstance(payload, dict) or payload.keys().isdisjoint((_VALUE, _OBJECT)):
+    def _check(self, task_id: str, payload: Any, key: str) -> None:
+        if not isinstance(payload, dict) or key not in payload:
             raise SerializationError(f"the encoded values of task {task_id!r} are damaged")
         if self._secret is None:
             return
@@ -205,6 +239,15 @@ def _not_sealed(task_id: str) -> SerializationError:
         f"the values of task {task_id!r} are not sealed with this process's secret; give the "
         "FlowMiddleware of engines and workers the same secret="
     )
+
+
+def _is_large_error(error: BaseException) -> bool:
+    parts: list[Any] = []
+    cause: BaseException | None = error
+    while cause is not None and len(parts) <= MAX_DEPTH:
+        parts += [cause.args, vars(cause)]
+        cause = cause.__cause__
+    return is_large(parts)
 
 
 def is_encoded_result(result: TaskiqResult[Any]) -> bool:

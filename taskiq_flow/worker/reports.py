@@ -19,7 +19,7 @@ from taskiq_flow.values.references import as_stored, is_referred_to
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.values.store import folder_of
-from taskiq_flow.values.wire import Wire, is_encoded_result, is_strict
+from taskiq_flow.values.wire import VALUES, Wire, is_strict
 from taskiq_flow.worker.execution import Execution
 from taskiq_flow.worker.raised import as_sent
 
@@ -104,7 +104,8 @@ class Reports:
     async def _encoded(self, execution: Execution, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """A result as it is stored. One whose value cannot be carried is a failure."""
         value = result.return_value
-        if self._stores_plain_as_is and type(value) in LEAVES and is_plain(value):
+        is_leaf = type(value) in LEAVES and is_plain(value)
+        if self._stores_plain_as_is and is_leaf and result.error is None:
             return result  # spares short tasks what is asked of other values
         name, task_id = execution.node_name, execution.task_id
         what = f"the result of node {name!r}"
@@ -142,7 +143,7 @@ class Reports:
             return Notice(Kind.REFERENCE, task_id)
         if self._inlines and (size is None or size <= self._inline_limit):
             try:
-                hidden = {"log"} if is_encoded_result(result) else _NOT_PUBLISHED
+                hidden = {"log"} if VALUES in result.labels else _NOT_PUBLISHED
                 body = result.model_dump_json(exclude=hidden).encode()
             except ValueError:  # e.g. a lone surrogate, which the backend may be able to store
                 return Notice(Kind.SAVED, task_id)

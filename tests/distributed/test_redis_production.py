@@ -32,7 +32,7 @@ from taskiq_flow.transport.redis_broker import inventory_of, notifier_of, stream
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.distributed.watching import Notes, chain_of, inputs, many, until_sent
 from tests.recording import Recorder
 from tests.servers.process import find_program
 from tests.servers.redis import RedisCluster, RedisServer, newest_program
@@ -175,16 +175,20 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
 
 
 async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> None:
-    """Four workers, one place each: none holds what another could begin."""
+    """Four workers, one place each: none fetches what another could begin."""
     settings = farm.settings("redis-streams", queue="burst", idle_timeout=60_000)
     notes = Notes(tmp_path)
-    with farm.workers(settings, processes=4, max_async_tasks=1):
-        async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.held, 4))
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 0.0)))
+    async with started(settings) as broker, Redis.from_url(farm.redis.url) as client:
+        engine = ExecutionEngine(broker, many(broker, app.held, 20))
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 20, 0.0)))
+        await until_sent(engine)
+        with farm.workers(settings, processes=4, max_async_tasks=1):
+            await notes.until("begin", 1)
+            fetched = await client.xpending(settings.queue, "taskiq")
+            assert fetched["pending"] <= 2 * 4  # one that runs, and one that is fetched next
             await notes.until("begin", 4)
             notes.release()
-            assert len(await run) == 4
+            assert len(await run) == 20
 
 
 async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from tests.values.kinds import Point
+from tests.values.kinds import CodedError, Point
 
 LIBRARIES = tuple(
     name for name in ("numpy", "pandas", "polars", "pyarrow") if importlib.util.find_spec(name)
@@ -58,7 +58,8 @@ _OF = {"numpy": _of_numpy, "pandas": _of_pandas, "polars": _of_polars, "pyarrow"
 
 def library_kinds() -> dict[str, Any]:
     """The values, made anew. Imports the libraries."""
-    kinds: dict[str, Any] = {"exception": [LookupError("x", 3), KeyError(Point(1))]}
+    errors = [LookupError("x", 3), KeyError(Point(1)), CodedError(4, "no")]
+    kinds: dict[str, Any] = {"exception": errors}
     for name in LIBRARIES:
         kinds |= _OF[name](importlib.import_module(name))
     return kinds

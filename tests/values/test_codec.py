@@ -126,6 +126,7 @@ def test_an_exception_keeps_class_arguments_attributes_notes_and_cause(
 ) -> None:
     error.__cause__ = OSError("below")
     error.add_note("a note")
+    error.unset = None  # type: ignore[attr-defined]
     other = through_json(ValueCodec(), error)
     assert type(other) is type(error)
     assert (str(other), repr(other.args)) == (str(error), repr(error.args))

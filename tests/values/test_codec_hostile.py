@@ -29,6 +29,13 @@ HOSTILE: dict[str, Any] = {
     "a class of another kind": ["o", "subprocess:Popen", []],
     "an attribute of a class": ["o", "tests.values.kinds:Point.__init__", []],
     "another kind": ["m", "tests.values.kinds:Point", [], [], None, None],
+    "an exception that is none": ["x", "tests.values.kinds:Money", [], [["cents", 1]], None, False],
+    "an attrs class that is none": [
+        "at",
+        "tests.values.kinds:Frozen",
+        [["when", 1], ["points", 1]],
+    ],
+    "a named tuple that is none": ["nt", "builtins:tuple", []],
     "a re-exported class": ["o", "tests.values.test_codec_hostile:Point", [["x", 1], ["y", 2]]],
     "a missing field": ["o", "tests.values.kinds:Point", [["x", 1]]],
     "a field too many": ["o", "tests.values.kinds:Point", [["x", 1], ["y", 1], ["__class__", 1]]],

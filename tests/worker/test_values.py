@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -27,6 +27,7 @@ from taskiq_flow import (
     FormatterWarning,
     MemoryJournal,
     NodeFailedError,
+    Retry,
     SerializationError,
 )
 from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
@@ -34,7 +35,13 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.wire import VALUES
 from tests.local_flow import with_flow
 from tests.values import hidden
-from tests.values.kinds import Money, Pair, Point  # what the tasks of this module deal with
+from tests.values.kinds import (
+    CodedError,
+    Money,
+    Pair,
+    Point,
+    SlottedError,
+)  # what the tasks of this module deal with
 
 made: list[int] = []
 
@@ -341,3 +348,66 @@ async def test_a_formatter_of_the_users_own_is_warned_of() -> None:
         engine = ExecutionEngine(site.broker, DAGBuilder().node(one).build())
         with pytest.warns(FormatterWarning, match="has a OwnFormatter as its formatter: values"):
             assert await engine.execute() == {"one": 1}
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "other arguments": lambda: CodedError(3, "no"),
+    "slots": lambda: SlottedError((1,)),
+    "arguments that JSON has not": lambda: ValueError({1, (2,)}),
+    "of Python": lambda: FileNotFoundError(2, "none", "f"),
+}
+
+
+@pytest.mark.parametrize("serializer", [None, ORJSONSerializer, MSGPackSerializer])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_an_error_arrives_as_it_was_raised(fault: str, serializer: Any) -> None:
+    site = Site()
+    if serializer is not None:
+        site.broker.results.serializer = serializer()  # type: ignore[attr-defined]
+
+    @site.broker.task
+    async def fail() -> None:
+        error = FAULTS[fault]()
+        error.place = Point(1)
+        raise error from CodedError(4, "below")
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={})
+    error, raised = caught.value.__cause__, FAULTS[fault]()
+    assert error is not None
+    assert (type(error), error.args, str(error)) == (type(raised), raised.args, str(raised))
+    assert vars(error) == vars(raised) | ({} if fault == "slots" else {"place": Point(1)})
+    assert (type(error.__cause__), vars(error.__cause__)) == (CodedError, {"code": 4})
+
+
+async def test_a_node_is_tried_again_after_an_error_of_a_class_with_other_arguments() -> None:
+    site, attempts = Site(), []
+
+    @site.broker.task
+    async def fail_once() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise CodedError(3, "no")
+        return 5
+
+    given = Retry(attempts=2, wait=0.0, on=(CodedError,))
+    assert await site.run(fail_once, given={}, retry=given) == {"fail_once": 5}
+
+
+@pytest.mark.parametrize("attribute", [lambda: 1, "x" * 2_000_000])
+async def test_an_error_that_the_codec_does_not_carry_arrives_as_taskiq_sends_it(
+    attribute: object,
+) -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        error = ValueError("none")
+        error.attribute = attribute  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={})
+    error = caught.value.__cause__
+    assert (type(error), error and error.args) == (ValueError, ("none",))
+    assert not hasattr(error, "attribute")
