@@ -197,6 +197,17 @@ def test_a_generic_model_over_what_has_no_name_is_refused(argument: Any) -> None
         ValueCodec().encode(Box[argument].model_construct(content=1))
 
 
+class Unreadable:
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+def test_what_a_values_own_code_raises_is_named_with_its_path() -> None:
+    with pytest.raises(SerializationError, match=r"at \['a'\]\[1\].*raised LookupError: __next"):
+        ValueCodec().encode({"a": (1, Unreadable())})
+    assert isinstance(through_json(ValueCodec(pickle=True), [Money(1)])[0], Money)
+
+
 def test_a_local_class_and_a_class_of_main_are_refused() -> None:
     class Local(Point):
         pass
