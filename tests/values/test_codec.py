@@ -299,3 +299,23 @@ def test_a_root_model_arrives_with_no_more_than_its_root() -> None:
     arrived = through_json(codec, Numbers([1]))
     assert vars(arrived) == {"root": [1]}
     assert through_json(codec, arrived) == arrived == Numbers([1])
+
+
+class Changing:
+    """Changes the dictionary in which it is while that is encoded."""
+
+    def __init__(self, within: Any) -> None:
+        self._within = within
+
+    def told(self) -> int:
+        self._within[len(self._within)] = 1
+        return 1
+
+
+@pytest.mark.parametrize("encode", ["encode", "encode_frame"])
+def test_a_value_that_is_changed_while_it_is_encoded_is_refused(encode: str) -> None:
+    codec, value = ValueCodec(), dict[int, Changing]()
+    codec.register(Changing, Changing.told, lambda _: Changing({}), name="changing")
+    value[0] = Changing(value)
+    with pytest.raises(SerializationError, match="changes it meanwhile, pass on a copy"):
+        getattr(codec, encode)({"a": value})
