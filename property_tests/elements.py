@@ -533,20 +533,20 @@ class Stage:
         names = [f"p{number}" for number in range(len(node.keys))]
 
         @contextmanager
-        def running(args: Sequence[Any]) -> Iterator[None]:
-            self.calls[node.name, repr(args)] += 1
-            for name in (node.name, "all"):
+        def running(*counted: str) -> Iterator[None]:
+            for name in counted:
                 self.running[name] += 1
                 self.most[name] = max(self.most[name], self.running[name])
             try:
                 yield
             finally:
-                for name in (node.name, "all"):
+                for name in counted:
                     self.running[name] -= 1
 
         async def called(context: Context, *given: Any) -> Any:
             attempt, args = attempt_of(context), [*map(as_modelled, given)]
-            with running(args):
+            self.calls[node.name, repr(args)] += 1
+            with running(node.name, "all"):
                 if delay := node.chance("delay", attempt, *args) % 4:
                     await asyncio.sleep(delay)
                 if node.retries and attempt == 1:
@@ -560,7 +560,8 @@ class Stage:
             fails_first = node.retries and attempt == 1
             for number, item in enumerate(items):
                 if delay := node.chance("delay", attempt, number, *args) % 3:
-                    await asyncio.sleep(delay)
+                    with running("all"):  # while it waits for room, it has no place
+                        await asyncio.sleep(delay)
                 if fails_first and number == node.chance("first time", *args) % len(items):
                     raise BrokenError(f"{node.name}, the first time")
                 yield item

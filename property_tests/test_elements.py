@@ -24,6 +24,7 @@ from property_tests.elements import (
     named,
     parts_of,
 )
+from property_tests.room import room_is_kept
 from property_tests.strategies import LIMITS
 from taskiq_flow import (
     ExecutionEngine,
@@ -152,7 +153,8 @@ def run(
 ) -> Seen:
     async def main() -> Seen:
         seen = Seen(graph, given_as)
-        await seen.read(on_error, limit, items, reading, pass_by)
+        with room_is_kept(limit, items):
+            await seen.read(on_error, limit, items, reading, pass_by)
         return seen
 
     return run_virtually(main())

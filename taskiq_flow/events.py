@@ -141,14 +141,27 @@ class RunStarted(_Event):
     origin: str | None = None
     on_error: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain data, which JSON can hold, as that of other events."""
+        return {**self.session_to_dict(), **self.graph_to_dict()}
+
+    def session_to_dict(self) -> dict[str, Any]:
+        """What ``to_dict`` has, but for what that says of the graph."""
+        return _Event.to_dict(self)
+
+    def graph_to_dict(self) -> dict[str, Any]:
+        """What ``to_dict`` says of the graph, which is the same for all of its runs."""
+        return {
+            "nodes": _names(self.task_names),
+            "edges": _by_name(self.edges, map(_names, self.edges.values())),
+            "mapped": _by_name(self.mapped, self.mapped.values()),
+            "expected": _by_name(self.expected, self.expected.values()),
+            "tasks": _by_name(self.tasks, _names(self.tasks.values())),
+            "outputs": _by_name(self.outputs, map(_names, self.outputs.values())),
+        }
+
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
-        yield "nodes", _names(self.task_names)
-        yield "edges", _by_name(self.edges, map(_names, self.edges.values()))
-        yield "mapped", _by_name(self.mapped, self.mapped.values())
-        yield "expected", _by_name(self.expected, self.expected.values())
-        yield "tasks", _by_name(self.tasks, _names(self.tasks.values()))
-        yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
         yield "kind", None if self.kind == "dataflow" else self.kind
         yield "in_memory", self.in_memory or None
         yield "name", None if self.name is None else printable(self.name)

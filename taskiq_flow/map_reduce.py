@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import weakref
 from collections.abc import (
@@ -38,7 +39,7 @@ from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.suggestions import check_keywords
 
 T = TypeVar("T")
 
@@ -402,12 +403,8 @@ def _stop_gathering(loop: asyncio.AbstractEventLoop, gathered: Gathered[Any]) ->
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of a map's node, and those of its engine. Raises ``TypeError`` for others."""
-    known = MapOptions.__annotations__
-    if unknown := [name for name in options if name not in known]:
-        raise TypeError(
-            f"MapReduce.map has no argument {unknown[0]!r}{did_you_mean(unknown[0], known)}; "
-            f"besides its own it takes {', '.join(known)}"
-        )
+    own = [name for name in inspect.signature(MapReduce.map).parameters if name != "options"]
+    check_keywords("MapReduce.map", options, [*own, *MapOptions.__annotations__])
     of_engine = {name: value for name, value in options.items() if name in _OF_ENGINE}
     return {n: v for n, v in options.items() if n not in of_engine}, of_engine
 

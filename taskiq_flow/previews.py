@@ -53,6 +53,15 @@ class Preview(dict[str, Any]):
     """
 
 
+class ItemCount(int):
+    """What a generator has given, as events say it. Its ``repr`` says what is counted."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{int(self)} item" + ("" if self == 1 else "s")
+
+
 class ReportedError(Exception):
     """An error that another process has told of. ``type``, ``message``, ``traceback``: its texts.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +15,7 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.middleware import FlowMiddleware
+from taskiq_flow.suggestions import check_keywords
 from taskiq_flow.transport.systems import SCHEMES, without_secrets
 
 RESULT_LIFE = 24 * 3600
@@ -58,13 +60,16 @@ def broker_for(
     ``repr`` shows the plain taskiq that makes it.
 
     Raises ``ConfigurationError`` for an unknown scheme, for a package that is not installed, for
-    missing ``results`` and for a ``store`` that cannot be opened.
+    missing ``results`` and for a ``store`` that cannot be opened; ``TypeError`` for an option that
+    is almost one of the broker's, as others may be for its connections.
     """
     if not isinstance(url, str):
         raise TypeError(f"url is {url!r}; give a string such as 'redis://localhost:6379'")
     scheme = urlsplit(url).scheme
     if scheme == "memory":
-        return _Call(InMemoryBroker, (), options).make_broker("")
+        made = _Call(InMemoryBroker, (), options)
+        made.check_keywords()
+        return made.make_broker("")
     system = SCHEMES.get(scheme)
     if system is None:
         known = ", ".join(f"{name}://" for name in (*SCHEMES, "memory"))
@@ -73,6 +78,7 @@ def broker_for(
             f"begins with one of {known}"
         )
     made = {"redis": _redis, "nats": _nats, "rabbitmq": _rabbitmq}[system](url, options)
+    made.check_keywords()
     if results is not None or system == "redis":
         backend = _redis_results(url if results is None else results)
     elif system == "nats":
@@ -147,6 +153,13 @@ class _Call:
     def make(self) -> Any:
         kwargs = {k: v.make() if isinstance(v, _Call) else v for k, v in self.kwargs.items()}
         return self.kind(*self.args, **kwargs)
+
+    def check_keywords(self) -> None:
+        """Raise ``TypeError`` for an option that is misspelt."""
+        parameters = inspect.signature(self.kind).parameters.values()
+        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        known = ["results", "store", *own]
+        check_keywords("broker_for", self.kwargs, known, passes_on=len(own) < len(parameters))
 
     def make_broker(self, and_then: str) -> AsyncBroker:
         """The broker, whose ``repr`` is this call and what is done after it."""

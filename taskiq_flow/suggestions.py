@@ -5,21 +5,52 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+_SIMILAR, _ALMOST_EQUAL = 0.6, 0.85
+
+
+def did_you_mean(word: str, known: Iterable[str], likeness: float = _SIMILAR) -> str:
     """The end of a message, such as ``; did you mean 'page'?``; empty if no word is similar."""
-    similar = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    similar = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"; did you mean {similar[0]!r}?" if similar else ""
+
+
+def check_keywords(
+    called: str,
+    given: Iterable[str],
+    known: Sequence[str],
+    instead: Mapping[str, str] | None = None,
+    *,
+    passes_on: bool = False,
+) -> None:
+    """Raise ``TypeError`` for an unknown keyword, with the right one.
+
+    ``passes_on``: what is called has its ``**kwargs`` taken by something else. Then only those are
+    refused that are almost one of the ``known`` ones.
+    """
+    for word in given:
+        if word in known:
+            continue
+        if passes_on:
+            if not (hint := did_you_mean(word, known, _ALMOST_EQUAL)):
+                continue
+        else:
+            hint = did_you_mean(word, known) or f"; it takes {', '.join(known)}"
+        if instead and word in instead:
+            hint = f"; write {instead[word]}"
+        raise TypeError(f"{called} has no argument {word!r}{hint}")
 
 
 def suggests_keywords(**instead: str) -> Callable[[C], C]:
     """Have a function, or a class and its methods, name the right keyword for an unknown one.
+
+    The methods are those that have options, inherited ones included.
 
     ``instead``: keywords that other libraries have, each with what is written here. They raise
     ``TypeError``. Their signatures stay visible to type checkers and to ``inspect``.
@@ -27,11 +58,12 @@ def suggests_keywords(**instead: str) -> Callable[[C], C]:
 
     def decorate(entry: C) -> C:
         if not isinstance(entry, type):
-            return cast("C", _checked(entry, entry.__name__, instead))
-        for name, method in [*vars(entry).items()]:
-            if name == "__init__":
-                type.__setattr__(entry, name, _checked(method, entry.__name__, instead))
-            elif inspect.isfunction(method) and name[0] != "_" and _has_own_keywords(method):
+            return cast("C", _checked(entry, entry.__qualname__, instead))
+        if "__init__" in vars(entry):
+            init = _checked(vars(entry)["__init__"], entry.__name__, instead)
+            type.__setattr__(entry, "__init__", init)
+        for name, method in inspect.getmembers(entry, inspect.isfunction):
+            if name[0] != "_" and _has_options(method):
                 checked = _checked(method, f"{entry.__name__}.{name}", instead)
                 type.__setattr__(entry, name, checked)
         return entry
@@ -39,10 +71,11 @@ def suggests_keywords(**instead: str) -> Callable[[C], C]:
     return decorate
 
 
-def _has_own_keywords(function: FunctionType) -> bool:
-    """Whether it takes keywords, and no others than it names."""
+def _has_options(function: FunctionType) -> bool:
+    """Whether it has arguments that may be left out or are keywords, and takes no others."""
     code = function.__code__
-    return code.co_kwonlyargcount > 0 and not code.co_flags & inspect.CO_VARKEYWORDS
+    has_any = code.co_kwonlyargcount > 0 or function.__defaults__ is not None
+    return has_any and not code.co_flags & inspect.CO_VARKEYWORDS
 
 
 def _checked(
@@ -53,13 +86,8 @@ def _checked(
     known = frozenset(parameters)
 
     def check(kwargs: Mapping[str, object]) -> None:
-        if known.issuperset(kwargs):
-            return
-        word = next(word for word in kwargs if word not in known)
-        hint = did_you_mean(word, parameters) or f"; it takes {', '.join(parameters)}"
-        if word in instead:
-            hint = f"; write {instead[word]}"
-        raise TypeError(f"{called} has no argument {word!r}{hint}")
+        if not known.issuperset(kwargs):
+            check_keywords(called, kwargs, parameters, instead)
 
     if inspect.iscoroutinefunction(function):  # and so it stays, for those who ask
 

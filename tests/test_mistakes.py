@@ -29,12 +29,15 @@ from taskiq_flow import (
     MemoryJournal,
     MissingInputError,
     NodeFailedError,
+    Pipeline,
+    PipelineScheduler,
     Progress,
     RedisJournal,
     Retry,
     RunReader,
     SqliteJournal,
     UnusedInputWarning,
+    broker_for,
     in_process,
 )
 from taskiq_flow.engine.call_text import MOST_CHARACTERS, shortened
@@ -191,11 +194,40 @@ def test_a_wrong_option_is_told_when_it_is_given(make: Any, message: str) -> Non
             "'folow'; did you mean 'follow'",
         ),
         (lambda: loose(runs_app)("runs.db", contol=True), "runs_app .* mean 'control'"),
+        (
+            lambda: loose(Pipeline(InMemoryBroker())).with_retry(max_attempt=3),
+            "Pipeline.with_retry .* 'max_attempts'",
+        ),
+        (
+            lambda: loose(Pipeline(InMemoryBroker())).group([], param_name=["a"]),
+            "Pipeline.group .* 'param_names'",
+        ),
+        (
+            lambda: asyncio.run(loose(PipelineScheduler).schedule(None, corn="* * *")),
+            "PipelineScheduler.schedule .* mean 'cron'",
+        ),
+        (
+            lambda: asyncio.run(loose(MapReduce).map(InMemoryBroker(), len, [], max_paralel=3)),
+            "max_parallel'",
+        ),
+        (
+            lambda: asyncio.run(loose(MapReduce).map(InMemoryBroker(), len, [], jurnal="a.db")),
+            "'journal'",
+        ),
+        (lambda: broker_for("redis://host", idle_timout=3), "broker_for .* mean 'idle_timeout'"),
+        (lambda: broker_for("amqp://host", result="redis://host"), "'result'; did you mean"),
+        (lambda: broker_for("memory://", pool=3), "no argument 'pool'; it takes results, store, "),
+        (lambda: loose(in_process)(len, limt=3), "in_process .* mean 'limit'"),
     ],
 )
 def test_an_unknown_keyword_is_answered_with_the_right_one(make: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_an_option_of_a_brokers_connections_is_passed_on() -> None:
+    made = broker_for("redis://host", timeout=2, socket_timeout=3, health_check_interval=5)
+    assert "timeout=2, socket_timeout=3, health_check_interval=5" in repr(made)
 
 
 @pytest.mark.parametrize("keys", [{"mean", "most"}, frozenset({"mean", "most"})])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -16,6 +15,7 @@ from taskiq_flow.cli import history
 from taskiq_flow.cli.exits import Code, exit_with, texts_of_typer
 from taskiq_flow.cli.flows import Flow, flow_at
 from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
+from taskiq_flow.cli.help import Command, Group
 from taskiq_flow.cli.inputs import read_inputs
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.cli.running import Begin, EngineOptions, run_to_its_end
@@ -30,6 +30,7 @@ TOKEN_VARIABLE = "TASKIQ_FLOW_TOKEN"
 
 app = typer.Typer(
     name="taskiq-flow",
+    cls=Group,
     help="Run graphs of tasks, and see, stop and continue their runs.",
     epilog=(
         "Exit codes: 0 completed, 1 a node failed, 2 wrong usage, 3 graph or inputs refused, 4 no "
@@ -40,10 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "terminal_width": min(shutil.get_terminal_size().columns, 80) - 2,
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -65,6 +63,18 @@ def _positive(seconds: float | None) -> float | None:
     if seconds is not None and seconds <= 0:
         raise typer.BadParameter(f"{seconds:g} is no time limit; give seconds above 0")
     return seconds
+
+
+def _not_empty(name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise typer.BadParameter("it is empty; give a name, or leave it out")
+    return name
+
+
+def _all_of(words: Any) -> str:
+    """The words of a ``Literal``, as help lists them."""
+    *others, last = get_args(words)
+    return f"{', '.join(others)} or {last}"
 
 
 FlowName = Annotated[
@@ -108,7 +118,8 @@ MaxParallel = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="How many nodes are in flight at most.")
 ]
 WhenNodesFail = Annotated[
-    OnError | None, typer.Option(help="What happens when a node fails.", show_default=False)
+    OnError | None,
+    typer.Option(metavar="HOW", help=f"What happens when a node fails: {_all_of(OnError)}."),
 ]
 Timeout = Annotated[
     float | None,
@@ -152,7 +163,7 @@ def _execute(
     exit_with(command())
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     flow: FlowName,
     inputs: InputTexts = None,
@@ -162,7 +173,9 @@ def run(
         list[str] | None,
         typer.Option(metavar="KEY", help="Run only what this output needs."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option(metavar="RUN", help="Names the run.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", callback=_not_empty, help="Names the run.")
+    ] = None,
     tag: Tags = None,
     broker: Broker = None,
     journal: Journal = None,
@@ -190,24 +203,30 @@ def run(
     exit_with(command())
 
 
-@app.command()
+@app.command(cls=Command)
 def graph(
     flow: FlowName,
-    form: Annotated[GraphFormat, typer.Option("--format", "-f", help="How it is drawn.")] = "text",
+    form: Annotated[
+        GraphFormat,
+        typer.Option("--format", "-f", metavar="FORMAT", help=f"As {_all_of(GraphFormat)}."),
+    ] = "text",
 ) -> None:
     """Draw a graph."""
     exit_with(show_graph(flow, form))
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(flow: FlowName) -> None:
     """Check a graph and the annotations of its tasks."""
     exit_with(validate_graph(flow))
 
 
-@app.command()
+@app.command(cls=Command)
 def runs(
-    status: Annotated[RunState | None, typer.Option(help="Only such runs.")] = None,
+    status: Annotated[
+        RunState | None,
+        typer.Option(metavar="STATUS", help=f"Only such runs: {_all_of(RunState)}."),
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="GRAPH", help="Only of this graph.")] = None,
     tag: Annotated[
         list[str] | None,
@@ -234,7 +253,7 @@ def runs(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     run: RunName,
     report: Annotated[bool, typer.Option("--report", help="What held the run back.")] = False,
@@ -258,7 +277,7 @@ def show(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(
     run: RunName,
     journal: Journal = None,
@@ -269,7 +288,7 @@ def watch(
     exit_with(history.watch_run(_journal(journal), run, json_lines=json_lines, quiet=quiet))
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     run: RunName,
     flow: FlowName,
@@ -296,7 +315,7 @@ def resume(
     _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
 
 
-@app.command()
+@app.command(cls=Command)
 def rerun(
     run: RunName,
     flow: FlowName,
@@ -308,7 +327,7 @@ def rerun(
     input_json: InputDocuments = None,
     input_file: InputFile = None,
     new_run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Names the new run.")
+        str | None, typer.Option(metavar="RUN", callback=_not_empty, help="Names the new run.")
     ] = None,
     broker: Broker = None,
     journal: Journal = None,
@@ -334,7 +353,7 @@ def rerun(
     _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
 
 
-@app.command()
+@app.command(cls=Command)
 def cancel(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Run ids.", show_default=False)
@@ -345,7 +364,7 @@ def cancel(
     exit_with(history.cancel_runs(_journal(journal), runs))
 
 
-@app.command()
+@app.command(cls=Command)
 def delete(
     runs: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN...]", help="Run ids.", show_default=False)
@@ -368,7 +387,7 @@ def delete(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     flows: Annotated[
         list[str] | None,

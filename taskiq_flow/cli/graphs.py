@@ -7,9 +7,10 @@ from typing import Literal
 
 from taskiq_flow.cli.exits import Code
 from taskiq_flow.cli.flows import flow_at
-from taskiq_flow.cli.output import show
+from taskiq_flow.cli.output import show, width
 from taskiq_flow.dataflow import DAG
 from taskiq_flow.dataflow.dag import counted_nodes
+from taskiq_flow.dataflow.render import WIDTH
 from taskiq_flow.dataflow.type_check import check_types
 from taskiq_flow.previews import one_line
 
@@ -17,7 +18,7 @@ GraphFormat = Literal["text", "svg", "mermaid", "dot", "json"]
 """How a graph is drawn."""
 
 _DRAWN: Mapping[GraphFormat, Callable[[DAG], str]] = {
-    "text": DAG.to_text,
+    "text": lambda dag: dag.to_text(width=min(width(WIDTH), WIDTH)),
     "svg": DAG.to_svg,
     "mermaid": DAG.to_mermaid,
     "dot": DAG.to_dot,

@@ -35,9 +35,13 @@ from taskiq_flow.listeners.texts import (
     run_text,
 )
 from taskiq_flow.previews import duration, of_the_users, one_line
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
+
+MOST_COMPARED = 1_000
+"""Runs, the newest, whose ids an unknown one is compared with."""
 
 CANCEL_TIMEOUT = 15.0
 """Seconds for which ``cancel`` waits until a run has stopped."""
@@ -55,13 +59,23 @@ _DAY = 86_400
 
 @asynccontextmanager
 async def reader_of(journal: Journal | str) -> AsyncIterator[RunReader]:
-    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
+    """A reader of a journal. Raises ``JournalError`` if there is no such file.
+
+    A run that is not there is told with the one whose id is most like it.
+    """
     try:
         reader = RunReader(journal)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from None
     try:
         yield reader
+    except RunNotFoundError as error:
+        known = [run.run_id for run in await reader.runs(limit=MOST_COMPARED)]
+        if not (hint := did_you_mean(error.run_id, known)):
+            raise
+        raise CommandError(
+            f"the journal has no run {error.run_id!r}{hint}", Code.NO_SUCH_RUN
+        ) from None
     finally:
         await reader.aclose()
 
@@ -99,7 +113,7 @@ async def list_runs(
         last = "tags" if any(run.tags for run in runs) else ""
         heads = ("", "run", "status", "started", "took", "done", "graph", last)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
-        show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
+        show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1))
     else:
         say("no runs")
     return Code.COMPLETED
@@ -189,7 +203,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
         if failed.state == "failed" and (error := failed.error):
             show("")
             show(Text(f"{element_name(failed)}:", style="bold"), wraps=True)
-            show(of_the_users(error["traceback"]) or error_text(error))
+            show(of_the_users(error["traceback"]) or error_text(error), wraps=True)
         for text in other_errors(node):
             show(text, wraps=True)
 

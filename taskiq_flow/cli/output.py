@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from pydantic_core import to_jsonable_python
@@ -25,9 +25,6 @@ from taskiq_flow.previews import one_line, preview, printable, shown_error
 class OutputError(Exception):
     """Standard output cannot be written to."""
 
-
-_WIDTH = 80
-"""Columns of a text that is written elsewhere than to a terminal."""
 
 _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RUF001 - a dash
 
@@ -194,10 +191,15 @@ def _named(name: str, text: str) -> Text:
     return shown
 
 
-def width() -> int:
-    """The columns of standard output: of its terminal, or else 80."""
+def width(elsewhere: int = 80) -> int:
+    """The columns of standard output, if that is a terminal."""
     console = Console(file=sys.stdout)
-    return console.width if console.is_terminal else _WIDTH
+    return console.width if console.is_terminal else elsewhere
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """The text in lines of so many columns. A word that is longer is broken."""
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(), columns)]
 
 
 def sign(state: str) -> Text:
@@ -209,6 +211,7 @@ Row = Sequence[Text | str]
 
 
 _NARROWEST_COLUMN = 6
+_GAP = 2
 
 
 def show_table(
@@ -217,35 +220,64 @@ def show_table(
     """Write rows with aligned columns.
 
     On a terminal that is too narrow for all of them, columns are left out from the right, and
-    those of ``most_important`` never. The texts of the column ``cut`` are cut then.
+    those of ``most_important`` never. If that is not enough, the texts of the column ``cut`` are
+    cut, and those of the last column go on in the lines below.
     """
     cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     console = Console(file=sys.stdout)
     columns = _fitting(widths, console, set(most_important))
-    if cut is not None and console.is_terminal:
-        excess = sum(widths[column] + 2 for column in columns) - 2 - console.width
-        if excess > 0:
-            widths[cut] = max(widths[cut] - excess, min(widths[cut], _NARROWEST_COLUMN))
+    if console.is_terminal:
+        _narrow(widths, columns, console.width, cut)
     for row in cells:
-        line = Text()
-        for column in columns:
-            if column == cut:
-                row[column].truncate(widths[column], overflow="ellipsis")
-            line.append_text(row[column]).append(" " * (widths[column] - row[column].cell_len + 2))
-        line.rstrip()
-        show(line)
+        for line in _lines_of(row, columns, widths, console, cut):
+            show(line)
 
 
 def _fitting(widths: Sequence[int], console: Console, kept: set[int]) -> list[int]:
     columns = [column for column, width in enumerate(widths) if width]
     if console.is_terminal:
-        while sum(widths[column] + 2 for column in columns) - 2 > console.width:
+        while _total(widths, columns) > console.width:
             others = [column for column in columns if column not in kept]
             if not others:
                 break
             columns.remove(others[-1])
     return columns
+
+
+def _total(widths: Sequence[int], columns: Sequence[int]) -> int:
+    return sum(widths[column] + _GAP for column in columns) - _GAP
+
+
+def _narrow(widths: list[int], columns: Sequence[int], room: int, cut: int | None) -> None:
+    """Take what is too much from the widths of the column ``cut``, then of the last one."""
+    for column in (cut, columns[-1]):
+        excess = _total(widths, columns) - room
+        if column is not None and excess > 0:
+            least = min(widths[column], _NARROWEST_COLUMN)
+            widths[column] = max(widths[column] - excess, least)
+
+
+def _lines_of(
+    row: Sequence[Text],
+    columns: Sequence[int],
+    widths: Sequence[int],
+    console: Console,
+    cut: int | None,
+) -> Iterator[Text]:
+    *others, last = columns
+    line = Text()
+    for column in others:
+        if column == cut:
+            row[column].truncate(widths[column], overflow="ellipsis")
+        line.append_text(row[column]).append(" " * (widths[column] - row[column].cell_len + _GAP))
+    parts = row[last].wrap(console, widths[last]) if row[last] else [Text()]
+    indent = line.cell_len
+    for part in parts:
+        line.append_text(part)
+        line.rstrip()
+        yield line
+        line = Text(" " * indent)
 
 
 def close_quietly() -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator
 
 from rich.cells import cell_len, set_cell_size
 
+from taskiq_flow.cli.output import wrapped
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_times import NodeTimes, count_text, taken
 from taskiq_flow.views.report import MOST_LISTED, RunReport
@@ -27,8 +27,8 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
     The timeline has the nodes that took longest, in the order in which they began to wait.
     """
     took = f"{duration(report.seconds)}{report.details}"
-    yield f"run {one_line(report.run_id)}: {report.status} in {took}"
-    yield from textwrap.wrap(one_line(report.sentence), width)
+    yield from wrapped(f"run {one_line(report.run_id)}: {report.status} in {took}", width)
+    yield from wrapped(one_line(report.sentence), width)
     named = [name for name, times in report.nodes.items() if times.spans]
     longest = sorted(named, key=lambda name: taken(report.nodes[name]), reverse=True)[:MOST_LISTED]
     rows = [name for name in report.nodes if name in set(longest)]
@@ -48,7 +48,7 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
         yield f"{mark} {label}  {_bar(times, report.seconds, room)} {took:>9}".rstrip()
     yield ""
     legend = ", ".join(f"{sign} {part}" for part, sign in _SIGNS.items())
-    yield from textwrap.wrap(f"{legend}; * on the critical path", width)
+    yield from wrapped(f"{legend}; * on the critical path", width)
     if width >= _NARROWEST_TABLE:
         yield from [*report.lines(width - _NUMBERS)][2:]
 

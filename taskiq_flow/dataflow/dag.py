@@ -17,11 +17,13 @@ from taskiq_flow.drawing.layout import lay_out
 from taskiq_flow.drawing.svg import svg_of
 from taskiq_flow.errors import ConfigurationError, GraphError, MissingNodeError
 from taskiq_flow.events import GraphKind
+from taskiq_flow.suggestions import did_you_mean, suggests_keywords
 
 NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
 
 
+@suggests_keywords()
 class DAG:
     """A directed acyclic graph of tasks. Edges follow from the nodes' input and output keys.
 
@@ -83,7 +85,8 @@ class DAG:
             return self._nodes[name]
         except KeyError:
             raise MissingNodeError(
-                f"the graph has no node {name!r}; it has {_listed(self._nodes)}", reference=name
+                f"the graph has no node {name!r}{_hint('it has ', name, self._nodes)}",
+                reference=name,
             ) from None
 
     @property
@@ -147,9 +150,9 @@ class DAG:
         encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
         print(render.encodable(self.to_text(), encoding), file=file)
 
-    def to_text(self) -> str:
-        """The drawing of ``print``."""
-        return render.to_text(self.get_parallel_levels(), self.plan().predecessors)
+    def to_text(self, *, width: int = render.WIDTH) -> str:
+        """The drawing of ``print``, for a terminal of ``width`` columns."""
+        return render.to_text(self.get_parallel_levels(), self.plan().predecessors, width)
 
     def to_mermaid(self, orientation: render.Orientation = "LR") -> str:
         """The graph as a Mermaid flowchart, from left to right, or top to bottom with ``"TB"``."""
@@ -245,7 +248,8 @@ class DAG:
         for key in [outputs] if isinstance(outputs, str) else outputs:
             if key not in whole.producers:
                 raise MissingNodeError(
-                    f"no node of the graph produces {key!r}; outputs: {_listed(whole.producers)}",
+                    f"no node of the graph produces {key!r}"
+                    f"{_hint('outputs: ', key, whole.producers)}",
                     reference=key,
                 )
             pending.append(whole.producers[key])
@@ -293,6 +297,11 @@ def counted_nodes(nodes: Collection[DAGNode]) -> str:
         names[3:] = ["..."]
     noun = "node" if len(nodes) == 1 else "nodes"
     return f"{len(nodes)} {noun}{': ' if names else ''}{', '.join(names)}"
+
+
+def _hint(intro: str, word: str, names: Collection[str]) -> str:
+    """The name that is meant, or the names that there are."""
+    return did_you_mean(word, names) or f"; {intro}{_listed(names)}"
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

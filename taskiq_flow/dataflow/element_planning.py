@@ -315,9 +315,10 @@ class _Planning:
 def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
     """Whether a generator gives its items one by one also if no node maps over them.
 
-    Each item is split if there are several outputs.
+    Each item is split if there are several outputs, and its time is known if it is limited.
     """
-    return node.gives_items and (all_items or len(node.outputs) > 1)
+    is_each_seen = len(node.outputs) > 1 or node.timeout is not None
+    return node.gives_items and (all_items or is_each_seen)
 
 
 def _flattened(levels: Levels, key: str) -> Levels:

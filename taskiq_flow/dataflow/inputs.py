@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.node import DAGNode
@@ -90,8 +90,8 @@ def sources_among(
     """The inputs that are mapped over and have no length, such as generators.
 
     ``limit``: how many nodes the engine has in flight at most. ``nodes``: those that run. Raises
-    ``InputError`` if an input
-    cannot be mapped over, or if such a one is also taken whole.
+    ``InputError`` if an input cannot be mapped over, if such a one is also taken whole, and if two
+    of them are the same iterator.
     """
     if plan.elements is None:
         return {}
@@ -111,6 +111,7 @@ def sources_among(
             f"{type(values[key]).__name__}, which is read once; give it a list",
             keys=[key],
         )
+    _check_distinct({key: value for key, value in values.items() if key in sources})
     for node in nodes:
         for key in (*node.required_keys, *node.optional_keys):
             if key in sources and key not in node.map_over:
@@ -120,6 +121,19 @@ def sources_among(
                     keys=[key],
                 )
     return sources
+
+
+def _check_distinct(sources: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` if each of two keys would have a part of what one iterator gives."""
+    keys: dict[int, str] = {}
+    for key, source in sources.items():
+        first = keys.setdefault(id(source), key)
+        if first != key and isinstance(source, (Iterator, AsyncIterator)):
+            raise InputError(
+                f"the run was given the same {type(source).__name__} as {first!r} and as {key!r}, "
+                "which is read once; give it under one key, and have all nodes map over that one",
+                keys=[first, key],
+            )
 
 
 def _not_mappable(key: str, value: Any, found: Any, depth: int) -> InputError:

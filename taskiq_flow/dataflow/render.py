@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from taskiq_flow.dataflow.node import DAGNode
@@ -26,7 +27,9 @@ _Part = dict[int, list[DAGNode]]
 """Nodes by level."""
 
 _WHOLE = "all of"
-_WIDTH = 100
+WIDTH = 100
+"""Columns of a text that is not for a certain terminal."""
+
 _NAME_COLUMN = 28
 _LONGEST_NAME = 48
 _MOST_RUNS = 30
@@ -38,8 +41,10 @@ _IN_ASCII = str.maketrans(
 _MERMAID_SYNTAX = re.compile(r"[!-,/:-@\[-^`{-~]")
 
 
-def to_text(levels: Levels, predecessors: Predecessors) -> str:
+def to_text(levels: Levels, predecessors: Predecessors, width: int = WIDTH) -> str:
     """The nodes level by level, each with what it waits for, takes and gives.
+
+    Lines are broken, and long names shortened, for so many columns.
 
     ``←`` names the nodes whose data a node takes, ``after`` those that it only waits for,
     ``all of`` those whose elements it takes together, ``failures of`` those whose failures it
@@ -55,7 +60,7 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     places, parts = _places(levels, predecessors), _parts(levels, predecessors)
     edges = sum(map(len, predecessors.values()))
     summary = f"nodes: {len(places)}, edges: {edges}, levels: {len(levels)}"
-    sheet = _sheet(parts, len(levels))
+    sheet = _sheet(parts, len(levels), width)
     return "\n\n".join((summary, *("\n".join(sheet.part(part, places)) for part in parts)))
 
 
@@ -217,10 +222,11 @@ def _representatives(predecessors: Predecessors) -> dict[DAGNode, DAGNode]:
 class _Sheet:
     """``rows``: where each node is drawn, one more for the next in the same level of a part.
 
-    ``margin``, ``column``: the width of the level's number and of the names.
+    ``width``, ``margin``, ``column``: columns of the whole, of the level's number, of the names.
     """
 
     rows: Mapping[DAGNode, int]
+    width: int
     margin: int
     column: int
 
@@ -229,15 +235,15 @@ class _Sheet:
             rails = ["┬─", *["├─"] * (len(level) - 2), "└─"] if len(level) > 1 else ["──"]
             for node, rail in zip(level, rails, strict=True):
                 number = depth if node is level[0] else ""
-                name = _name(node)
+                name = _name(node, self.width)
                 padding = " " * (self.column - columns(name))
                 line = f"{number:>{self.margin}} {rail} {name}{padding}"
                 bar = " " if node is level[-1] else "│"
                 indent = f"{'':{self.margin}} {bar}  {'':{self.column}}"
-                yield from _wrapped(line, indent, self.clauses(node, places[node]))
+                yield from self._wrapped(line, indent, self.clauses(node, places[node]))
 
     def clauses(self, node: DAGNode, place: _Place) -> Iterator[str]:
-        inputs = [_shown(key) + "?" * (not needed) for key, needed in place.inputs.items()]
+        inputs = [self._shown(key) + "?" * (not needed) for key, needed in place.inputs.items()]
         outputs = [] if node.outputs == [node.task_name] else node.outputs
         whole = [other for other, keys in place.data.items() if _is_taken_whole(node, other, keys)]
         yield from _clause("←", self.runs(other for other in place.data if other not in whole))
@@ -245,9 +251,9 @@ class _Sheet:
         yield from _clause("failures of", self.runs(place.failures))
         yield from _clause("after", self.runs(place.orderings))
         yield from _clause("takes", [[key] for key in inputs])
-        yield from _clause("gives", [[_shown(key)] for key in outputs])
+        yield from _clause("gives", [[self._shown(key)] for key in outputs])
         for word, text in _policies(node):
-            yield from _clause(word, [[_shown(text)]])
+            yield from _clause(word, [[self._shown(text)]])
 
     def runs(self, nodes: Iterable[DAGNode]) -> list[list[str]]:
         """The names as drawn; in one list those that stand one below the other."""
@@ -256,17 +262,29 @@ class _Sheet:
         for node in sorted(nodes, key=self.rows.__getitem__):
             if self.rows[node] != below:
                 runs.append([])
-            runs[-1].append(_shown(node.task_name))
+            runs[-1].append(self._shown(node.task_name))
             below = self.rows[node] + 1
         return runs
 
+    def _wrapped(self, line: str, indent: str, pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            if columns(line) + 1 + columns(piece) > self.width:
+                yield line.rstrip()
+                line = indent if piece.startswith(" ") else f"{indent}   "
+            line += f" {piece}"
+        yield line.rstrip()
 
-def _sheet(parts: Sequence[_Part], depth: int) -> _Sheet:
+    def _shown(self, name: str) -> str:
+        return _shown(name, self.width)
+
+
+def _sheet(parts: Sequence[_Part], depth: int, width: int) -> _Sheet:
     levels = enumerate(level for part in parts for level in part.values())
     drawn = enumerate((gaps, node) for gaps, level in levels for node in level)
     rows = {node: row + gaps for row, (gaps, node) in drawn}
-    longest = max(columns(_name(node)) for node in rows)
-    return _Sheet(rows, margin=len(str(depth - 1)), column=min(longest, _NAME_COLUMN))
+    longest = max(columns(_name(node, width)) for node in rows)
+    column = min(longest, _NAME_COLUMN * width // WIDTH)
+    return _Sheet(rows, width, margin=len(str(depth - 1)), column=column)
 
 
 def _clause(word: str, runs: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -284,21 +302,16 @@ def _clause(word: str, runs: Sequence[Sequence[str]]) -> Iterator[str]:
         yield from (*pieces[:-1], pieces[-1].removesuffix(","))
 
 
-def _wrapped(line: str, indent: str, pieces: Iterable[str]) -> Iterator[str]:
-    for piece in pieces:
-        if columns(line) + 1 + columns(piece) > _WIDTH:
-            yield line.rstrip()
-            line = indent if piece.startswith(" ") else f"{indent}   "
-        line += f" {piece}"
-    yield line.rstrip()
+def _shown(name: str, width: int = WIDTH) -> str:
+    """A name in a list of names: in quotes if it could be misread, shortened if very long.
 
-
-def _shown(name: str) -> str:
-    """A name in a list of names: in quotes if it could be misread, shortened if very long."""
+    ``width``: columns of the drawing.
+    """
     shown = name if name.isprintable() and not _NEEDS_QUOTES.search(name) else repr(name)
-    if columns(shown) <= _LONGEST_NAME:
+    longest = min(_LONGEST_NAME, width // 2 - 2)
+    if columns(shown) <= longest:
         return shown
-    half = _LONGEST_NAME * len(shown) // columns(shown) // 2 - 1
+    half = longest * len(shown) // columns(shown) // 2 - 1
     return f"{shown[:half]}…{shown[-half:]}"
 
 
@@ -322,9 +335,10 @@ def _name_of_function(function: object) -> str:
     return type(function).__name__
 
 
-def _name(node: DAGNode) -> str:
+def _name(node: DAGNode, width: int) -> str:
     """The name of a node, and what it maps over."""
-    return f"{_shown(node.task_name)}{_mapped(node, _shown)}"
+    shown = partial(_shown, width=width)
+    return f"{shown(node.task_name)}{_mapped(node, shown)}"
 
 
 def _mapped(node: DAGNode, shown: Callable[[str], str]) -> str:

@@ -90,6 +90,8 @@ def _is_attached(letter: str) -> bool:
 
 
 def _columns_of(letter: str) -> int:
+    if _is_attached(letter):
+        return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 

@@ -16,6 +16,7 @@ from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.engine.standstill import STANDSTILL, Standstill
 from taskiq_flow.generators.grant import Grant
+from taskiq_flow.values.results import failed
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -24,8 +25,10 @@ class Generating:
     """Takes the items of generators, and tells these how far they may go.
 
     ``remembers``: whether a generator may be executed more often than it is sent. ``block``: called
-    for one that may make no more, and gives up its place until it is queued again. ``advance``:
-    has what may start be started soon. ``is_elsewhere``: whether generators hold places of workers.
+    for one that may make no more, and gives up its place until it is queued again. ``limit``,
+    ``pause``: begin the time in which a generator has to make its next item, and end it, as it
+    waits. ``advance``: has what may start be started soon. ``is_elsewhere``: whether generators
+    hold places of workers.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class Generating:
         remembers: bool,
         is_elsewhere: bool,
         block: Callable[[NodeRun], None],
+        limit: Callable[[NodeRun], None],
+        pause: Callable[[NodeRun], None],
         advance: Callable[[], object],
     ) -> None:
         self._run_id = run_id
@@ -46,6 +51,8 @@ class Generating:
         self._completions = completions
         self._remembers = remembers
         self._block = block
+        self._limit = limit
+        self._pause = pause
         self._advance = advance
         self._in_flight: dict[NodeRun, Grant] = {}  # with the newest grant of each
         self._ended_while_queued: dict[NodeRun, TaskiqResult[Any]] = {}
@@ -98,10 +105,23 @@ class Generating:
         """A task has ended. Whether that is kept until its node, which is queued, has its turn."""
         if self._standstill is not None:
             self._standstill.moved(node_run)
-        if node_run.is_blocked and not self._ready.is_suspended(node_run.node):
+        if self._is_queued(node_run):
             self._ended_while_queued[node_run] = result
             return True
         return False
+
+    def keeps_timeout(self, node_run: NodeRun) -> bool:
+        """The time of a task is over. Whether that is kept as well."""
+        if self._is_queued(node_run):  # it was making items nevertheless
+            self._completions.revoke_task(node_run.task_id)
+            return self.keeps_end(node_run, failed(node_run.timed_out()))
+        if self._standstill is not None:
+            self._standstill.moved(node_run)
+        return False
+
+    def _is_queued(self, node_run: NodeRun) -> bool:
+        """Whether a generator waits for its turn to make more items."""
+        return node_run.is_blocked and not self._ready.is_suspended(node_run.node)
 
     def kept_end(self, node_run: NodeRun) -> TaskiqResult[Any] | None:
         """How the task ended of a node that has its turn again."""
@@ -130,11 +150,13 @@ class Generating:
         may = grant.have + self._lead(node_run)
         if may - grant.may >= self._mapped.enough(node_run.node):
             self._set(node_run, Grant(grant.have, grant.digest, may))
-        elif grant.have >= grant.may and not node_run.is_blocked:
-            node_run.block()
-            if self._standstill is not None:
-                self._standstill.watch()
-            self._block(node_run)
+        elif grant.have >= grant.may:
+            self._pause(node_run)
+            if not node_run.is_blocked:
+                node_run.block()
+                if self._standstill is not None:
+                    self._standstill.watch()
+                self._block(node_run)
         self._completions.grant(node_run.task_id, self._in_flight.get(node_run, grant))
 
     def pop(self) -> Any:
@@ -176,6 +198,7 @@ class Generating:
         node_run, grant = waiting[0], self._in_flight[waiting[0]]
         may = grant.may + as_whole(node_run.node).window
         self._set(node_run, Grant(grant.have, grant.digest, may))
+        self._limit(node_run)
         self._completions.grant(node_run.task_id, self._in_flight[node_run])
         return True
 

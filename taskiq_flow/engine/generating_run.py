@@ -29,6 +29,8 @@ class GeneratingRun(MappedRun):
             remembers=self._log is not None or self._dispatcher.may_repeat,
             is_elsewhere=self._dispatcher.is_elsewhere,
             block=self._block,
+            limit=self._limit_item,
+            pause=self._timers.cancel,
             advance=partial(self._loop.call_soon, self.advance),
         )
         return self._generating.pop, start
@@ -67,7 +69,7 @@ class GeneratingRun(MappedRun):
         try:
             if not self._generating.take(node_run, first, items, digest):
                 return
-            self._set_timer(node_run, node_run.on_items(self._loop.time()))
+            self._limit_item(node_run)
             self.advance()
             if node_run.is_expected and not self._is_over:
                 self._generating.grant(node_run)
@@ -77,15 +79,22 @@ class GeneratingRun(MappedRun):
 
     def _block(self, node_run: NodeRun) -> None:
         """A generator may make no more: until it may, others have its place."""
-        self._timers.cancel(node_run)
         self._suspended.add(node_run, keeps_gate=True)
         self.advance()
+
+    def _limit_item(self, node_run: NodeRun) -> None:
+        """The time begins in which a generator has to make its next item."""
+        self._set_timer(node_run, node_run.on_items(self._loop.time()))
+
+    def _on_attempt_timeout(self, node_run: NodeRun) -> None:
+        if not self._generating.keeps_timeout(node_run):
+            super()._on_attempt_timeout(node_run)
 
     def _make_items(self, node_run: NodeRun) -> None:
         if (ended := self._generating.kept_end(node_run)) is not None:
             self.settle(node_run, ended)
             return
-        self._set_timer(node_run, node_run.on_items(self._loop.time()))
+        self._limit_item(node_run)
         self._generating.grant(node_run)
 
     def _release(self, node_run: NodeRun) -> None:

@@ -33,6 +33,7 @@ class HandingOver:
     ) -> None:
         self._spec = spec
         self._take = spec.take
+        self._isolation = spec.take if isinstance(spec.take, Isolation) else None
         self._ready = ready
         self._inputs_needed = inputs_needed
         self._listeners = listeners
@@ -40,11 +41,12 @@ class HandingOver:
 
     def arrived(self, node: RunnableNode, value: Any) -> None:
         """A node has given a value, perhaps an object that it gave before and has changed since."""
-        if isinstance(self._take, Isolation):
-            self._take.forget(value)
+        isolation = self._isolation
+        if isolation is not None:
+            isolation.forget(value)
             if len(node.outputs) > 1 and not isinstance(value, ResultHandle):
                 for part in value.values() if isinstance(value, Mapping) else value:
-                    self._take.forget(part)
+                    isolation.forget(part)
 
     def to_reader(self, node: RunnableNode, value: Any) -> Any:
         """What the reader is given: a copy as well while a listener may have still to be told it.
@@ -62,11 +64,12 @@ class HandingOver:
         """
         if type(value) in NEVER_CHANGE:
             return value
-        take = self._take
+        isolation = self._isolation
         has_no_array = "numpy" not in sys.modules or (
-            isinstance(take, Isolation) and take.is_flat(value)
+            isolation is not None and isolation.is_flat(value)
         )
-        if has_no_array and (self.is_over or not self._is_still_needed(node)):
+        is_needed = not self.is_over and self._is_still_needed(node)
+        if has_no_array and not (is_needed or self._is_in_list(node)):
             return value
         return self.copied(value)
 
@@ -76,6 +79,11 @@ class HandingOver:
             return self._take(value)
         except SerializationError:  # of something within it that can be read once only
             return value
+
+    def _is_in_list(self, node: RunnableNode) -> bool:
+        """Whether the reader is given a value in a list as well."""
+        lists_at = self._spec.lists_at
+        return isinstance(node, Element) and lists_at is not None and len(node.path) > lists_at
 
     def _is_still_needed(self, node: RunnableNode) -> bool:
         dependents = self._spec.successors.get(node, ())

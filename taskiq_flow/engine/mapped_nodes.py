@@ -32,6 +32,7 @@ from taskiq_flow.engine.run_state import DECLINED, RunState, as_whole
 from taskiq_flow.engine.taskless_elements import TasklessElements
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.previews import ItemCount
 from taskiq_flow.values.digest import digest_of
 
 logger = logging.getLogger("taskiq_flow")
@@ -270,7 +271,7 @@ class MappedNodes:
         self._state.values.update(stored)
         return value
 
-    def _all_items(self, node: Any, value: Any) -> int:
+    def _all_items(self, node: Any, value: Any) -> ItemCount:
         """A generator has ended. ``value``: how many items it gave, or all of them."""
         count = value
         if isinstance(value, list):
@@ -280,7 +281,7 @@ class MappedNodes:
             self.begin_items(node, remembers=False)
         if node in self._plan.openings and self._ready.has_ended(node):  # for an earlier engine
             self._generator_items.ended(node)
-        return int(count)
+        return ItemCount(count)
 
     def ended(self, node: Any) -> None:
         """A node has ended, and the ready set has been told so."""

@@ -286,9 +286,13 @@ class NodeRun:
 
     def on_timeout(self) -> Verdict:
         """The time limit of the present attempt is over."""
+        return self.on_error(self.timed_out())
+
+    def timed_out(self) -> NodeTimeoutError:
+        """The error of the present attempt, which is not waited for any more."""
         self.is_expected = False
         waited = self.began_at is None and self.options.queue_timeout is not None
-        return self.on_error(self._timed_out(waited=waited))
+        return self._timed_out(waited=waited)
 
     # Each returns the seconds of a new time limit, or ``None`` to keep the present one
 
@@ -301,7 +305,7 @@ class NodeRun:
             return options.queue_timeout
         if options.timeout is not None and not tells_begin:
             self.began_at = now  # its begin is not told: the time counts from the sending
-            return options.timeout
+            return self._time_to_begin(options.timeout)
         return None
 
     def on_began(self, now: float, *, ends_by_itself: bool) -> float | None:
@@ -311,7 +315,15 @@ class NodeRun:
         self.began_at = now
         if self.options.timeout is None:
             return NO_LIMIT
-        return self.options.timeout + (TIMEOUT_GRACE if ends_by_itself else 0.0)
+        seconds = self._time_to_begin(self.options.timeout)
+        return seconds + (TIMEOUT_GRACE if ends_by_itself else 0.0)
+
+    def _time_to_begin(self, timeout: float) -> float:
+        """The seconds until an attempt has to end or, of a generator, to give its first new item.
+
+        It makes those once more that the engine has, and says nothing of them.
+        """
+        return timeout if self.grant is None else timeout * (1 + self.grant.have)
 
     def on_items(self, now: float) -> float | None:
         """A generator has given items, or may go on: the time of the next one begins."""

@@ -226,7 +226,8 @@ class Run:
         """A worker has begun to execute an attempt."""
         if self._is_over:
             return
-        now = self._events.now()
+        clock = self._events.now
+        now = clock()
         if self._listeners.are_present:
             self._events.began(node_run, now, worker)
         if node_run.options.is_timed:

@@ -99,19 +99,26 @@ class RunEvents:
 
     def sent(self, node_run: NodeRun) -> None:
         """A task is sent."""
-        at, number = self.now(), node_run.number
-        attempt = node_run.told = Attempt(node_run.node, node_run.task_id, number, at)
-        if node_run.falls_back:
-            return  # listeners have been told ``NodeFellBack``
-        if number == 1:
+        now, node, number = self.now, node_run.node, node_run.attempt
+        at = now()
+        if number == 1 and node_run.told is None and node_run.sent_node is node:
+            attempt = node_run.told = Attempt(node, node_run.task_id, number, at)
             self.listeners.note(SENT, at, attempt)
         else:
-            node, waits_since, error = node_run.node, node_run.suspended_at, node_run.error
-            delay = 0.0 if waits_since is None else at - waits_since
-            name, task_id = node.task_name, node_run.task_id
-            self.listeners.tell(
-                NodeRetried(self._run_id, at, name, task_id, number, error, node.index, delay)
-            )
+            self._sent_again(node_run, at)
+
+    def _sent_again(self, node_run: NodeRun, at: float) -> None:
+        """A task is sent that is not the first one of its node."""
+        node, task_id, number = node_run.node, node_run.task_id, node_run.number
+        node_run.told = Attempt(node, task_id, number, at)
+        if node_run.falls_back:
+            return  # listeners have been told ``NodeFellBack``
+        waits_since, error = node_run.suspended_at, node_run.error
+        delay = 0.0 if waits_since is None else at - waits_since
+        name, index = node.task_name, node.index
+        self.listeners.tell(
+            NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
+        )
 
     def labels(self, node_run: NodeRun) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
@@ -160,7 +167,8 @@ class RunEvents:
         self, node: RunnableNode, value: Any, source: Source, node_run: NodeRun | None = None
     ) -> None:
         """A node has its value. What listeners are given of that is made when they ask."""
-        now = self.now()
+        clock = self.now
+        now = clock()
         attempt = None if node_run is None else node_run.told
         if attempt is None or source != "task" or attempt.task_id != node_run.task_id:  # type: ignore[union-attr]
             attempt = self._ending(node, source, node_run)

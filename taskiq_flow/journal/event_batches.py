@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from taskiq_flow.errors import NODE_ERRORS
-from taskiq_flow.journal.packed import PackedWriter
+from taskiq_flow.journal.packed import GraphText, PackedWriter
 from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
 from taskiq_flow.notes import WIDTH, Notes, events_of
@@ -21,13 +21,14 @@ _AT_ONCE = 2_000
 class EventBatcher:
     """Makes batches of a run's events. ``wake``: called when there are some to be written.
 
-    ``held``: of how many events it holds the lines.
+    ``graph``: shared by runs that are likely to be of one graph. ``held``: of how many events it
+    holds the lines.
     """
 
-    def __init__(self, run_id: str, head: Head, wake: Callable[[], None]) -> None:
+    def __init__(self, run_id: str, head: Head, wake: Callable[[], None], graph: GraphText) -> None:
         self._wake = wake
         self._run_id = run_id
-        self._lines = PackedWriter(run_id)
+        self._lines = PackedWriter(run_id, graph)
         self._summary = SummaryWriter(run_id, head)
         self._pending: deque[tuple[int, bytes]] = deque()  # how many events, and their lines
         self.held = 0

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+from functools import lru_cache
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -48,7 +49,12 @@ def readable(owner: str) -> str:
 
 def _this_process() -> str:
     """How the names of this process's lease owners begin."""
-    pid = os.getpid()
+    return _named(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _named(pid: int) -> str:
+    """The name of this process, read once: that takes longer than sending two nodes."""
     return f"{_host()} process {pid} since {_start_time(pid)}"
 
 

@@ -13,6 +13,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import EventBatch, Lease, Request
 from taskiq_flow.journal.summary import RunSummary
+from taskiq_flow.suggestions import suggests_keywords
 
 _LOOK_EVERY = 0.02
 """Seconds between two looks of somebody who waits for a change, as engines may be in threads."""
@@ -36,6 +37,7 @@ class _Log:
         self.changes += 1
 
 
+@suggests_keywords()
 class MemoryJournal:
     """A journal in memory. Engines in this process that share it can resume each other's runs.
 

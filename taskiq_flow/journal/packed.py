@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import Any
 
 from taskiq_flow.errors import JournalError
-from taskiq_flow.events import Event, Index
+from taskiq_flow.events import Event, Index, RunStarted
 from taskiq_flow.notes import (
     BEGAN,
     COMPLETED,
@@ -50,20 +50,41 @@ _LARGE = 1 << 62
 """Integers below it stand in the line as they are. Other values are asked for their text."""
 
 
-class PackedWriter:
-    """Writes the events of one run, many in a line."""
+class GraphText:
+    """The JSON of a graph. It is made once for all runs of the graph, whose events share tables."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self) -> None:
+        self._made: tuple[tuple[object, ...], str] = ((), "")
+
+    def of(self, event: RunStarted) -> str:
+        """The JSON of what an event says of its graph."""
+        tables = (
+            *(event.task_names, event.edges, event.mapped),
+            *(event.expected, event.tasks, event.outputs),
+        )
+        made, text = self._made
+        if made != tables:  # takes no time where these are the same objects
+            text = _json(event.graph_to_dict())
+            self._made = tables, text
+        return text
+
+
+class PackedWriter:
+    """Writes the events of one run, many in a line. ``graph``: kept for other runs of the graph."""
+
+    def __init__(self, run_id: str, graph: GraphText) -> None:
         self._run_id = run_id
         self._run = printable(run_id)
+        self._graph = graph
 
     def line(self, notes: Notes, first: int) -> bytes:
         """The line of the events of these notes. ``first``: the number of the first one."""
         codes = "".join(notes[::WIDTH])
         content: dict[str, Any] = {PACKED: VERSION, "run": self._run, "seq": first, "events": codes}
-        columns = {}
+        columns: dict[str, str] = {}
+        texts: list[str] = []
         if OTHER in codes:
-            content["others"] = [event.to_dict() for event in others(notes)]
+            texts = [self._text_of(event) for event in others(notes)]
             notes = without_others(notes)
         if notes:
             attempts = notes[2::WIDTH]  # one for each event
@@ -88,7 +109,15 @@ class PackedWriter:
         head = _json({key: column for key, column in content.items() if column})
         # The encoder would look at each character of them.
         rest = "".join([f',"{key}":"{column}"' for key, column in columns.items() if column])
+        if texts:
+            rest += f',"others":[{",".join(texts)}]'
         return f"{head[:-1]}{rest}}}\n".encode()
+
+    def _text_of(self, event: Event) -> str:
+        """The JSON of an event of no attempt."""
+        if not isinstance(event, RunStarted):
+            return _json(event.to_dict())
+        return f"{_json(event.session_to_dict())[:-1]},{self._graph.of(event)[1:]}"
 
     def _attempts(self, attempts: Collection[Attempt]) -> dict[str, Any]:
         """The attempts of which events are."""

@@ -13,6 +13,7 @@ from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.errors import ConfigurationError, GraphChangedError, RunLockedError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.history import RestoredRun, initial_records, was_begun_otherwise
+from taskiq_flow.journal.packed import GraphText
 from taskiq_flow.journal.protocol import Journal, stores_events
 from taskiq_flow.journal.records import Record
 from taskiq_flow.journal.summary import Head
@@ -43,6 +44,7 @@ class JournaledRuns:
         self._is_of_many = is_of_many
         self._on_error = on_error
         self._fingerprinted: tuple[Plan, Fingerprints] | None = None
+        self._graph = GraphText()
 
     @property
     def journal(self) -> Journal:
@@ -86,11 +88,13 @@ class JournaledRuns:
             on_error=self._on_error,
             generators=self._generators(),
         )
-        return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent, tags=tags))
+        head = Head(self._dag.name, parent, tags=tags)
+        return LogWriter(journal, run_id, values, records, head, self._graph)
 
     def old_log(self, run_id: str) -> LogWriter[Any]:
         """The log of a run of the journal. Raises ``ConfigurationError`` without a journal."""
-        return LogWriter(self.journal, run_id, self._values, head=Head(self._dag.name))
+        head = Head(self._dag.name)
+        return LogWriter(self.journal, run_id, self._values, head=head, graph=self._graph)
 
     async def tags_of(self, run_id: str) -> tuple[str, ...]:
         """The tags of a run of the journal; none in one that stores no events."""

@@ -11,6 +11,7 @@ from taskiq_flow.cleanup import end, to_the_end, was_cancelled
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
 from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.lease import new_owner
+from taskiq_flow.journal.packed import GraphText
 from taskiq_flow.journal.protocol import EventBatch, Journal, Lease, stores_events
 from taskiq_flow.journal.records import COMPLETED, ENDED, FAILED, REFERRED, SESSION, chunk, record
 from taskiq_flow.journal.summary import Head
@@ -37,8 +38,8 @@ class LogWriter(Generic[T]):
 
     Records gather while the previous batch is written, so the run never waits for the journal.
     ``values``: how values are written. ``initial``: the records that a new log begins with;
-    ``None`` for a log that exists. ``head``: what its summary says of it. ``batcher``: collects the
-    run's events, unless the journal cannot.
+    ``None`` for a log that exists. ``head``: what its summary says of it. ``graph``: of runs of the
+    same graph. ``batcher``: collects the run's events, unless the journal cannot.
     """
 
     def __init__(
@@ -48,11 +49,14 @@ class LogWriter(Generic[T]):
         values: StoredValues,
         initial: Sequence[bytes] | None = None,
         head: Head = Head(),  # noqa: B008 - it never changes
+        graph: GraphText | None = None,
     ) -> None:
         self._journal = journal
         self._store = journal if stores_events(journal) else None
         self.batcher = (
-            None if self._store is None else EventBatcher(run_id, head, self._wake_for_events)
+            None
+            if self._store is None
+            else EventBatcher(run_id, head, self._wake_for_events, graph or GraphText())
         )
         self._run_id = run_id
         self.values = values

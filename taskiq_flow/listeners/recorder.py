@@ -19,6 +19,7 @@ from taskiq_flow.events import Event, RunFinished
 from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.lease import new_owner
+from taskiq_flow.journal.packed import GraphText
 from taskiq_flow.journal.protocol import EventBatch, EventJournal, Journal, Lease, stores_events
 from taskiq_flow.journal.summary import Head
 from taskiq_flow.notes import Notes, notes_of
@@ -67,6 +68,7 @@ class Recorder:
             )
         self.journal: EventJournal = store
         self._name = name
+        self._graph = GraphText()
         self._runs: dict[str, _Recording] = {}
 
     def on_event(self, event: Event) -> Awaitable[None] | None:
@@ -81,7 +83,7 @@ class Recorder:
         """Hold events of one run, as an engine has them. ``first``: the number of the first one."""
         run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[run_id] = _Recording(self.journal, run_id, self._name)
+            run = self._runs[run_id] = _Recording(self.journal, run_id, self._name, self._graph)
         run.add(notes, first)
         if isinstance(notes[-1], RunFinished):
             del self._runs[run_id]
@@ -92,11 +94,14 @@ class Recorder:
 class _Recording:
     """One run that is recorded."""
 
-    def __init__(self, journal: EventJournal, run_id: str, name: str | None) -> None:
+    def __init__(
+        self, journal: EventJournal, run_id: str, name: str | None, graph: GraphText
+    ) -> None:
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
-        self._batcher = EventBatcher(run_id, Head(name, is_resumable=False), wake=lambda: None)
+        head = Head(name, is_resumable=False)
+        self._batcher = EventBatcher(run_id, head, wake=lambda: None, graph=graph)
         self._ends = asyncio.Event()
         self._has_warned = self._has_failed = False
         self._task = asyncio.get_running_loop().create_task(self._write())
@@ -126,10 +131,11 @@ class _Recording:
 
     async def _write(self) -> None:
         try:
-            await self._pause()
-            # With its first events: a transaction less, and short runs have no other.
+            # At once: a process that dies early leaves a run that was begun. The first pause is
+            # twice as long, so that this is no transaction more.
             await self._create(self._batcher.next() or self._batcher.first())
             renewed_at = asyncio.get_running_loop().time()
+            await self._pause()
             while not self._ends.is_set():
                 await self._pause()
                 now = asyncio.get_running_loop().time()

@@ -8,8 +8,10 @@ from typing import Any
 
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.events import Event, NodeStarted, SendingListener
+from taskiq_flow.suggestions import suggests_keywords
 
 
+@suggests_keywords()
 class Tracing:
     """Makes spans and metrics of the runs of the engines that it is a listener of.
 

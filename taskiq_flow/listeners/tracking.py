@@ -24,6 +24,7 @@ from taskiq_flow.listeners.tracking_storage import (
     TrackingStorage,
 )
 from taskiq_flow.middleware import prefix_of
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.systems import system_of
 from taskiq_flow.views.pipeline_status import (
     PipelineState,
@@ -52,6 +53,7 @@ _TOLD = {
 """By type of event, what listeners that are objects are told of it."""
 
 
+@suggests_keywords()
 class PipelineTrackingManager:
     """Stores the status of the runs of the engines that it is a listener of.
 

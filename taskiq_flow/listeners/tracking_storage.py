@@ -9,6 +9,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Protocol
 
 from taskiq_flow.errors import ConfigurationError, TrackingError
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.views.pipeline_status import PipelineStatus
 
 _PER_READ = 100
@@ -41,6 +42,7 @@ class TrackingStorage(Protocol):
         """Remove the runs that started so many days ago. Returns how many there were."""
 
 
+@suggests_keywords()
 class InMemoryPipelineStorage:
     """Stores statuses in this process. ``max_records``: runs that are stored, the newest ones.
 
@@ -96,6 +98,7 @@ class InMemoryPipelineStorage:
         return len(old)
 
 
+@suggests_keywords(ttl="ttl_seconds=", prefix="key_prefix=")
 class RedisPipelineStorage:
     """Stores statuses on a Redis server, where other processes read them too.
 

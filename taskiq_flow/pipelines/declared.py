@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.tasks import Task, original_function
+from taskiq_flow.suggestions import suggests_keywords
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +24,7 @@ class Declaration:
     description: str | None = None
 
 
+@suggests_keywords()
 def pipeline_task(
     output: str | None = None,
     outputs: Iterable[str] | None = None,
@@ -64,6 +66,7 @@ def pipeline_task(
     return declare
 
 
+@suggests_keywords()
 def pipeline_task_multi_output(
     outputs: Iterable[str], inputs: Iterable[str] | None = None
 ) -> Callable[[F], F]:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.processes import child_main
 from taskiq_flow.processes.children import Call, Places, run
+from taskiq_flow.suggestions import suggests_keywords
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +35,7 @@ def in_process(
 def in_process(
     function: None = None, *, limit: int | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, Coroutine[Any, Any, R]]]: ...
+@suggests_keywords()
 def in_process(function: Callable[..., Any] | None = None, *, limit: int | None = None) -> Any:
     """Make an async function that runs ``function`` in a child process of its own.
 

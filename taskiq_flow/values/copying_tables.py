@@ -19,7 +19,9 @@ def array_copy(value: Any, copies: Copies) -> Any:
     numpy, dtype = sys.modules["numpy"], value.dtype
     if type(value) is numpy.ndarray and not (copies.detaches or dtype.hasobject or dtype.names):
         made = value.view()  # the most frequent case, without the steps that it does not need
-    elif dtype.hasobject and not never_change(numpy.asarray(value).ravel().tolist()):
+        made.setflags(False)  # noqa: FBT003 - by name it takes twice as long
+        return made
+    if dtype.hasobject and not never_change(numpy.asarray(value).ravel().tolist()):
         copies[id(value)] = made = _own_view(value.copy(order="C"))
         _copy_cells(numpy.asarray(made).reshape(-1), copies)
     elif hasattr(value, "unshare_mask"):  # a masked array: setting its mask writes to no item

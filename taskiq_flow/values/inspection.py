@@ -15,11 +15,13 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.previews import ItemCount
 
 NEVER_CHANGE = frozenset(
     {
         *(type(None), bool, int, float, complex, str, bytes, type(...), range),
         *(datetime, date, time, timedelta, timezone, Decimal, Fraction, UUID),
+        ItemCount,
     }
 )
 """Types of values that nobody can change, so that everybody may have them."""

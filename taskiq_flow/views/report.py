@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, TextIO
 
-from taskiq_flow.drawing.texts import cut
+from taskiq_flow.drawing.texts import columns, cut
 from taskiq_flow.previews import one_line
 from taskiq_flow.views.critical_path import Stage, critical_path, stage_of
 from taskiq_flow.views.node_times import NodeTimes, count_text, times_of
@@ -147,9 +147,12 @@ class RunReport:
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns: the first three to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        texts = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
+        texts = [
+            cell + " " * (width - columns(cell))
+            for cell, width in zip(row[:3], widths, strict=False)
+        ]
         numbers = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}".rstrip()
 

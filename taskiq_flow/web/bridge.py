@@ -21,6 +21,7 @@ from taskiq_flow.previews import preview, printable, shown_error
 from taskiq_flow.web.app import HANDLERS
 from taskiq_flow.web.frames import ALL, MOST_CHARACTERS, MOST_IN_FRAME, Frame, Line, encoded
 from taskiq_flow.web.guard import LOCAL_HOSTS, guard_of, token_of
+from taskiq_flow.web.news import News
 from taskiq_flow.web.socket import Socket
 from taskiq_flow.web.window import FRAME_SECONDS, MOST_EVENTS
 
@@ -73,7 +74,7 @@ class Bridge:
         self._lines: list[tuple[str, Line]] = []  # the first one has the number floor + 1
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
+        self._news = News()
         self._is_due = False
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -81,7 +82,7 @@ class Bridge:
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop is not self._loop:
-                self._loop, self._is_due, self._news = loop, False, asyncio.Event()
+                self._loop, self._is_due, self._news = loop, False, News()
         await Socket(websocket, self.frames, _refuse_cancel).serve()
 
     def _tell(self, event: HookEvent) -> None:
@@ -114,14 +115,13 @@ class Bridge:
             cursor = self._floor
             yield self._notice("reset", pipeline_id, cursor)
         while True:
-            news = self._news
             missed, lines, cursor = self._next(pipeline_id, cursor)
             if missed:
                 yield self._notice("gap", pipeline_id, cursor, missed=missed)
             elif lines:
                 yield Frame(lines)
             elif cursor == self._last:
-                await news.wait()
+                await self._news.wait()
 
     def _next(self, pipeline_id: str, cursor: int) -> tuple[int, list[Line], int]:
         """How many events are not held any more; else those of the next frame; the new cursor."""
@@ -159,8 +159,7 @@ class Bridge:
     def _notify(self) -> None:
         with self._lock:
             self._is_due = False
-            news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._news.tell()
 
 
 def _content(event: HookEvent) -> dict[str, Any]:

@@ -50,8 +50,9 @@ class Frame:
 
     def after(self, seq: int) -> Frame:
         """The frame without the events up to ``seq``: itself where there are none of these."""
-        start = bisect_right(self._lines, seq, key=lambda line: line[0])
-        return self if start == 0 else Frame(self._lines[start:])
+        if self._lines[0][0] > seq:
+            return self
+        return Frame(self._lines[bisect_right(self._lines, seq, key=itemgetter(0)) :])
 
     def encoded(self, form: Form) -> bytes:
         """The frame's bytes."""

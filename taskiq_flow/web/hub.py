@@ -29,9 +29,6 @@ from taskiq_flow.web.recent import RecentRuns
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.window import MOST_EVENTS, Window
 
-QUIET_SECONDS = 15.0
-"""After so many seconds without an event, a sign of life is sent."""
-
 _MOST_VIEWS = 16
 """Views of runs that are held, to go on with."""
 
@@ -166,7 +163,7 @@ class Hub:
                     yield requested(run_id, after, told)
                 elif window.is_over:
                     return
-                elif not await window.changed(QUIET_SECONDS):
+                elif not await window.news.wait():
                     yield None
         finally:
             window.watchers -= 1

@@ -14,6 +14,7 @@ from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.previews import printable
 from taskiq_flow.web.frames import Frame, Line, encoded
+from taskiq_flow.web.news import News
 
 MOST_RUNS = 100
 """Runs of which changes are told: the newest."""
@@ -22,6 +23,7 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at the journal, while anybody watches."""
 
 _LOOKS_UNTIL_LIFE = 30
+"""So many looks find no change before a sign of life is due."""
 
 
 def shown_run(run: RunSummary) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class RecentRuns:
         self._number = 0
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
-        self._looked = asyncio.Event()
+        self._news = News()
         self._is_closed = False
 
     async def frames(self) -> AsyncGenerator[Frame | None, None]:
@@ -54,19 +56,14 @@ class RecentRuns:
         if self._task is None:
             self._lines, self._summaries = {}, {}
             self._task = asyncio.get_running_loop().create_task(self._look())
-        after = quiet = 0
+        after = 0
         try:
             while not self._is_closed and self._task is not None and not self._task.done():
-                looked = self._looked
                 if lines := sorted(line for line in self._lines.values() if line[0] > after):
-                    after, quiet = lines[-1][0], 0
+                    after = lines[-1][0]
                     yield Frame(lines)
-                elif quiet >= _LOOKS_UNTIL_LIFE:
-                    quiet = 0
+                elif not await self._news.wait():
                     yield None
-                if looked is self._looked:
-                    await looked.wait()
-                quiet += 1
         finally:
             self._watchers -= 1
             if not self._watchers and self._task is not None:
@@ -76,21 +73,21 @@ class RecentRuns:
     def close(self) -> None:
         """End the streams of all who watch."""
         self._is_closed = True
-        self._notify()
+        self._news.tell()
 
     async def _look(self) -> None:
+        quiet = 0
         try:
             while True:
+                before = self._number
                 with contextlib.suppress(JournalError):  # it is away for a while, perhaps
                     self._compare(await self._reader.runs(limit=MOST_RUNS))
-                self._notify()
+                quiet = 0 if self._number > before else quiet + 1
+                if quiet % _LOOKS_UNTIL_LIFE == 0:
+                    self._news.tell(is_news=not quiet)
                 await asyncio.sleep(LOOK_EVERY)
         finally:
-            self._notify()  # those who watch see that nobody looks any more
-
-    def _notify(self) -> None:
-        self._looked.set()
-        self._looked = asyncio.Event()
+            self._news.tell()  # those who watch see that nobody looks any more
 
     def _compare(self, runs: list[RunSummary]) -> None:
         """Number the runs that changed. Those that are gone were deleted or are too old."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -38,7 +39,7 @@ class Socket:
         self._frames = frames
         self._request_cancel = cancel
         self._watched: dict[str, anyio.CancelScope] = {}
-        self._lock = anyio.Lock()
+        self._lock = asyncio.Lock()
 
     async def serve(self) -> None:
         """Serve the connection until the client has closed it."""
@@ -111,9 +112,8 @@ class Socket:
         await self._send(encoded(content) + "\n")
 
     async def _send(self, text: str) -> None:
-        with anyio.fail_after(STUCK_SECONDS):
-            async with self._lock:
-                await self._websocket.send_text(text)
+        async with asyncio.timeout(STUCK_SECONDS), self._lock:
+            await self._websocket.send_text(text)
 
 
 def _understood(message: object) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -52,14 +53,16 @@ class FrameResponse(Response):
             pass  # the client is stuck; the server closes a connection whose response has no end
 
     async def _send_all(self, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
-            await _send_some(send, _HEAD[self._form])
-            async for frame in frames:
-                body = _SIGN_OF_LIFE[self._form] if frame is None else frame.encoded(self._form)
-                await _send_some(send, body)
+        clock = asyncio.get_running_loop().time
+        async with aclosing(self._bodies()) as bodies, asyncio.timeout(None) as limit:
+            async for body in bodies:
+                limit.reschedule(clock() + STUCK_SECONDS)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                limit.reschedule(None)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-async def _send_some(send: Send, body: bytes) -> None:
-    with anyio.fail_after(STUCK_SECONDS):
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _bodies(self) -> AsyncGenerator[bytes, None]:
+        yield _HEAD[self._form]
+        async with aclosing(self._frames) as frames:
+            async for frame in frames:
+                yield _SIGN_OF_LIFE[self._form] if frame is None else frame.encoded(self._form)

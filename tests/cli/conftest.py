@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from typer.main import get_command
 
+from taskiq_flow.cli.app import app
 from tests.commands import Command, Commands, Done
 
 FLOWS = Path(__file__).parent / "flows.py"
+
+COMMANDS: tuple[str, ...] = tuple(getattr(get_command(app), "commands"))  # noqa: B009 - of a group
 
 
 class Run(Protocol):

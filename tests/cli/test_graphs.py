@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -13,12 +12,7 @@ import pytest
 
 from taskiq_flow import __version__
 from tests.cli import flows
-from tests.cli.conftest import Run
-
-COMMANDS = (
-    *("run", "graph", "validate", "runs", "show", "watch"),
-    *("resume", "rerun", "cancel", "delete", "serve"),
-)
+from tests.cli.conftest import COMMANDS, Run
 
 
 def test_a_graph_is_drawn_in_each_format(run: Run) -> None:
@@ -56,14 +50,6 @@ def test_help_fits_80_columns(run: Run) -> None:
         done = run(command, "-h")
         assert done.code == 0
         assert max(map(len, done.lines)) <= 80, command
-
-
-@pytest.mark.parametrize("words", [["--help"], ["show", "--help"], ["cancel", "--help"]])
-def test_help_fits_40_columns(words: list[str]) -> None:
-    command = [sys.executable, "-m", "taskiq_flow", *words]
-    narrow = {**os.environ, "COLUMNS": "40"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=narrow)  # noqa: S603 - made above
-    assert max(map(len, done.stdout.splitlines())) <= 40
 
 
 def test_the_package_is_a_command_and_so_is_its_script(folder: Path) -> None:

@@ -6,14 +6,16 @@ import contextlib
 import fcntl
 import os
 import re
+import signal
 import struct
 import termios
 import threading
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
-from tests.cli.conftest import Run, Start
+from tests.cli.conftest import COMMANDS, Run, Start
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
@@ -82,20 +84,91 @@ def screen(start: Start, columns: int, *arguments: str, env: dict[str, str | Non
     return text
 
 
-@pytest.mark.parametrize("columns", [40, 80])
-def test_a_table_fits_the_terminal(
-    run: Run, start: Start, environment: dict[str, str | None], columns: int
+def too_wide(text: str, columns: int) -> list[str]:
+    """The lines that go beyond so many columns, as they are seen in the end."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[B-JL-Za-z]", "", text)
+    return [line for line in shown(plain) if cell_len(line) > columns]
+
+
+R1, R2 = "a-run-of-a-night", "f3b1c2d4-7e55-4c1a-9d2e-0a6b8c9d7e51"
+"""The second one is as long as run ids often are."""
+
+AT_WORK: dict[str, list[str]] = {
+    "run": ["flows:mapped", "-i", "numbers=[1, 2]", "--on-error", "continue", "--run-id", "r3"],
+    "graph": ["flows:typed"],
+    "validate": ["flows:typed"],
+    "runs": [],
+    "show": [R2],
+    "watch": [R2],
+    "resume": [R1, "flows:nightly"],
+    "rerun": [R1, "flows:long_names", "--from", "unknown"],
+    "cancel": [R1],
+    "delete": ["--keep", "99"],
+    "serve": ["--port", "0"],
+}
+"""A command line for each command, to see what it writes."""
+
+CODES = {"run": 1, "watch": 1, "resume": 3, "rerun": 3, "serve": 130}
+"""How these end. The other ones succeed."""
+
+
+@pytest.fixture
+def two_runs(folder: Path, run: Run) -> dict[str, str | None]:
+    """The environment in a folder whose journal has a run with long names and one that failed."""
+    made = ("--journal", "runs.db", "--quiet", "--run-id")
+    assert run("run", "flows:long_names", "-i", "url=a.org", *made, R1).code == 0
+    failed = ("-i", "numbers=[1, 2, 3]", "--on-error", "continue", "--tag", "of a customer")
+    assert run("run", "flows:mapped", *failed, *made, R2).code == 1
+    return {"TASKIQ_FLOW_JOURNAL": "runs.db"}
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["of 40 columns", "told to be"])
+def test_nothing_is_wider_than_40_columns(
+    start: Start,
+    environment: dict[str, str | None],
+    two_runs: dict[str, str | None],
+    is_told: bool,
 ) -> None:
-    made = ["--run-id", "a-run-of-a-night", "--journal", "runs.db", "--quiet"]
-    run("run", "flows:long_names", "-i", "url=a.org", *made)
-    env = {**environment, "TASKIQ_FLOW_JOURNAL": "runs.db"}
-    for command in (["runs"], ["show", "a-run-of-a-night"], ["show", made[1], "--report"]):
-        text = screen(start, columns, *command, env=env)
-        lines = ESCAPE.sub("", text).splitlines()
-        assert max(map(len, lines)) <= columns, command
-        assert "a-run-of-a-night" in text
-        assert COLOUR.search(text) or command[-1] == "--report"
-    assert not COLOUR.search(screen(start, columns, "runs", env={**env, "NO_COLOR": "1"}))
+    """Help, tables, lists, reports and pictures of all commands."""
+    env = environment | two_runs | ({"COLUMNS": "40"} if is_told else {})
+    lines = [["--help"], *([command, "--help"] for command in COMMANDS)]
+    lines += [[command, *AT_WORK[command]] for command in COMMANDS]
+    lines += [["show", R1], ["show", R1, "--report"], ["show", R2, "--report"]]
+    for words in lines:
+        terminal = Terminal(200 if is_told else 40)
+        command = start(*words, terminal=terminal.path, env=env)
+        if words == ["serve", *AT_WORK["serve"]]:
+            command.until(lambda at=terminal: "http://" in at.so_far)  # type: ignore[misc]
+            command.send(signal.SIGINT)
+        code = command.wait().code
+        text = terminal.text()
+        assert code == (0 if "--help" in words else CODES.get(words[0], 0)), text
+        assert text or words[0] == "delete"
+        assert too_wide(text, 40) == [], words
+
+
+def test_no_word_of_the_help_is_broken_on_a_narrow_terminal(
+    start: Start, environment: dict[str, str | None]
+) -> None:
+    text = screen(start, 40, "run", "--help", env=environment)
+    assert "redis://HOST?prefix=KEYS." in text
+    assert "TASKIQ_FLOW_JOURNAL" in text
+
+
+def test_a_run_id_is_whole_in_a_narrow_list(
+    start: Start, environment: dict[str, str | None], two_runs: dict[str, str | None]
+) -> None:
+    lines = screen(start, 40, "runs", env=environment | two_runs).splitlines()
+    assert [ESCAPE.sub("", line) for line in lines] == ["   run", f"✗  {R2}", f"✓  {R1}"]
+
+
+def test_colours_are_left_out_where_they_are_not_wanted(
+    start: Start, environment: dict[str, str | None], two_runs: dict[str, str | None]
+) -> None:
+    env = environment | two_runs
+    for words in (["runs"], ["show", R1]):
+        assert COLOUR.search(screen(start, 80, *words, env=env))
+        assert not COLOUR.search(screen(start, 80, *words, env={**env, "NO_COLOR": "1"}))
 
 
 def test_progress_moves_beside_the_results(

@@ -207,7 +207,8 @@ def test_a_very_long_list_says_how_many_are_left_out() -> None:
     ids=["fan", "dense", "long", "hostile"],
 )
 def test_no_line_is_wider_than_the_page(dag: DAG) -> None:
-    assert max(map(columns, draw(dag).splitlines())) <= WIDTH
+    for width in (WIDTH, 40):
+        assert max(map(columns, dag.to_text(width=width).splitlines())) <= width
 
 
 def test_a_list_that_is_wrapped_goes_on_below_its_first_name() -> None:

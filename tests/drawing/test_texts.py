@@ -32,6 +32,10 @@ def check(text: str, room: int) -> None:
     assert width(shortened(text, 8 * room, 13), 13) <= 8 * room + 0.001
 
 
+def test_a_letter_takes_its_columns_and_its_accents_none() -> None:
+    assert [*map(columns, ("abc", "数据", "e\u0301a\u0300", "שלום"))] == [3, 4, 2, 4]
+
+
 def test_the_end_of_a_name_is_shown() -> None:
     shown = shortened("stage_out_local_condorpool_of_the_first_site_17", 150, 13)
     assert shown.startswith("stage_")

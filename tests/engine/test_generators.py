@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import weakref
@@ -374,7 +375,8 @@ async def test_listeners_are_told_how_many_items_there_were() -> None:
     recorder = Recorder()
     await engine_of(chain(), listeners=[recorder]).execute({"count": 2})
     completed = recorder.of(NodeCompleted)
-    assert [event.result for event in completed if event.task_name == "numbers"] == [2]
+    given = [event.result for event in completed if event.task_name == "numbers"]
+    assert (given, repr(given)) == ([2], "[2 items]")
     assert [event.count for event in recorder.of(ElementsKnown)] == [2]
 
 
@@ -411,6 +413,35 @@ async def test_a_generator_runs_for_each_of_many_inputs() -> None:
     items = [triple async for triple in engine.execute_many(source, items=True)]
     assert (0, "numbers", Item(1, 1)) in items
     assert (1, "double", [0]) in items
+
+
+@pytest.mark.parametrize("is_embedded", [True, False])
+async def test_middlewares_see_generators_under_the_names_of_their_tasks(
+    is_embedded: bool,
+) -> None:
+    seen: list[tuple[str, str, Any]] = []
+
+    class Sees(TaskiqMiddleware):
+        def post_execute(self, message: TaskiqMessage, result: Any) -> None:
+            seen.append((message.task_name, message.labels["kind"], result.return_value))
+
+    broker: Any = InMemoryBroker() if is_embedded else LocalBroker()
+    broker.add_middlewares(Sees())
+    flow = with_flow(broker, LocalNotices())
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+
+    def lines() -> Iterator[int]:
+        yield 2
+
+    builder = DAGBuilder().node(broker.register_task(items, task_name="shop:items", kind="async"))
+    builder.node(broker.register_task(lines, task_name="shop:lines", kind="sync"))
+    dag = builder.build()
+    async with contextlib.nullcontext() if is_embedded else broker.worker():
+        await stream_of(ExecutionEngine(broker, dag), {})
+    await flow.shutdown()
+    assert sorted(seen) == [("shop:items", "async", 1), ("shop:lines", "sync", 1)]
 
 
 # Room
@@ -523,6 +554,38 @@ async def test_items_are_dropped_when_all_that_map_over_them_have_ended() -> Non
     read = [name async for name, _ in engine.execute_async(items="only")]
     assert len(read) == 300
     assert most <= 12
+
+
+@virtually
+async def test_items_of_which_a_later_pass_takes_some_are_dropped_with_their_positions_there() -> (
+    None
+):
+    class Big:
+        """It can be referenced weakly."""
+
+    alive: weakref.WeakSet[Big] = weakref.WeakSet()
+    at_the_end: list[int] = []
+
+    async def bigs() -> AsyncIterator[Big]:
+        for _ in range(20):
+            alive.add(big := Big())
+            yield big
+
+    async def one(big: Big) -> int:
+        return 1
+
+    async def share(big: Big, total: int) -> None:
+        await asyncio.sleep(1)
+        at_the_end.append(len(alive))
+
+    builder = DAGBuilder().node(bigs, window=2).node(one, inputs=["bigs"], map_over="bigs")
+    builder.node(awaited(sum), name="total", inputs=["one"])
+    builder.node(share, inputs={"big": "bigs", "total": "total"}, map_over="bigs", max_parallel=1)
+    engine = engine_of(builder, max_parallel=2, values="shared")
+    async for _ in engine.execute_async(items="only"):
+        pass
+    assert len(at_the_end) == 20
+    assert at_the_end[-1] <= 4
 
 
 @virtually
@@ -919,6 +982,48 @@ async def test_an_item_that_takes_longer_than_the_time_limit_fails_the_generator
     pairs = await stream_of(engine, {})
     assert [pair[1].value for pair in pairs[:-1]] == [0, 1, 2]
     assert isinstance(pairs[-1][1].error, NodeTimeoutError)
+
+
+@virtually
+async def test_the_time_limit_counts_for_each_item_also_if_only_their_list_is_taken() -> None:
+    builder = DAGBuilder().node(numbers, timeout=1.5)
+    builder.node(awaited(sum), name="total", inputs=["numbers"])
+    assert await engine_of(builder).execute({"count": 5}) == {
+        "numbers": [0, 1, 2, 3, 4],
+        "total": 10,
+    }
+
+
+@virtually
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_the_items_that_are_passed_over_have_the_time_of_as_many(is_resumed: bool) -> None:
+    executions, last = 0, 1.0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        for number in range(6):
+            await asyncio.sleep(last if number == 4 else 1)
+            if number == 4 and executions == 1:
+                raise ValueError("broken")
+            yield number
+
+    engine = engine_of(
+        DAGBuilder().node(items, timeout=1.5, retry=None if is_resumed else 2),
+        journal=MemoryJournal(),
+    )
+    if not is_resumed:
+        assert (await engine.execute())["items"] == [0, 1, 2, 3, 4, 5]
+        return
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="r")
+    last, begin = 100, asyncio.get_running_loop().time()
+    with pytest.raises(NodeFailedError) as failed:
+        await engine.execute(run_id="r", resume=True)
+    assert isinstance(failed.value.__cause__, NodeTimeoutError)
+    assert asyncio.get_running_loop().time() - begin == 5 * 1.5
+    last = 1
+    assert (await engine.execute(run_id="r", resume=True))["items"] == [0, 1, 2, 3, 4, 5]
 
 
 # Ended early

@@ -66,6 +66,35 @@ async def test_any_starts_with_the_first_input_and_leaves_out_the_others() -> No
     ]
 
 
+@virtually
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_element_by_any_has_ended_when_another_of_its_inputs_comes(fails: bool) -> None:
+    async def early(number: int) -> int:
+        await asyncio.sleep(number)
+        return number
+
+    async def late(number: int) -> int:
+        await asyncio.sleep(10)
+        if fails:
+            raise LookupError
+        return number
+
+    async def first(early: int | None = None, late: int | None = None) -> Any:
+        return early, late
+
+    builder = DAGBuilder().node(early, inputs={"number": "numbers"}, map_over="numbers")
+    builder.node(late, inputs={"number": "numbers"}, map_over="numbers")
+    builder.node(first, inputs=["early", "late"], map_over=["early", "late"], join="any")
+    engine = engine_of(builder, on_error="collect")
+    stream = engine.execute_async({"numbers": [1, 2]}, items="only")
+    found = [(virtual_loop().time(), name, item.value) async for name, item in stream]
+    assert [each for each in found if each[1] == "first"] == [
+        (1, "first", (1, None)),
+        (2, "first", (2, None)),
+    ]
+    assert [each[0] for each in found if each[1] == "late"] == [10, 10]
+
+
 def test_none_failed_waits_for_all_and_minds_failures_only() -> None:
     builder = DAGBuilder().node(one, when=lambda: False).node(slow)
     builder.node(given, inputs=["one", "slow"], join="none_failed", name="j")

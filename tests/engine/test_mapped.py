@@ -251,6 +251,20 @@ async def test_a_node_has_a_limit_of_its_own() -> None:
 
 
 @virtually
+async def test_each_run_has_the_limits_of_its_nodes_for_itself() -> None:
+    builder = DAGBuilder().node(
+        after(1, 1, 1), name="m", inputs=["xs"], map_over="xs", max_parallel=1
+    )
+    engine = engine_of(builder)
+    inputs = {"xs": [0, 1, 2]}
+    left = engine.start(inputs)
+    await asyncio.sleep(0.5)
+    left.cancel()  # in the middle of an element
+    await asyncio.gather(engine.start(inputs), engine.start(inputs))
+    assert virtual_loop().time() == 3.5
+
+
+@virtually
 async def test_a_limit_of_its_own_holds_up_no_other_node() -> None:
     builder = mapped(after(*[1.0] * 4), max_parallel=1)
     builder.node(after(*[1.0] * 4), name="n", inputs=["numbers"], map_over="numbers")
@@ -719,6 +733,31 @@ async def test_a_source_may_give_one_object_again_and_again() -> None:
     assert results == {"m": list(range(6)), "n": list(range(6))}
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_one_iterator_under_two_keys_is_refused(is_async: bool) -> None:
+    async def asynchronous() -> AsyncIterator[int]:
+        for number in range(4):
+            yield number
+
+    source: Any = asynchronous() if is_async else iter(range(4))
+    builder = DAGBuilder().node(double, name="a", inputs=["xs"], map_over="xs")
+    engine = engine_of(builder.node(double, name="b", inputs=["ys"], map_over="ys"))
+    with pytest.raises(InputError, match="as 'xs' and as 'ys', which is read once; give it under"):
+        await engine.execute({"xs": source, "ys": source})
+
+
+async def test_what_is_read_anew_each_time_may_be_given_under_two_keys() -> None:
+    class Numbers:
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(3))
+
+    builder = DAGBuilder().node(double, name="a", inputs=["xs"], map_over="xs")
+    builder.node(double, name="b", inputs=["ys"], map_over="ys")
+    numbers = Numbers()
+    results = await engine_of(builder).execute({"xs": numbers, "ys": numbers})
+    assert results == {"a": [0, 2, 4], "b": [0, 2, 4]}
+
+
 async def test_zipped_sources_with_a_node_that_waits_for_a_whole_do_not_stop_each_other() -> None:
     for limit in (None, 1, 2):
         builder = DAGBuilder().node(double, name="a", inputs=["xs"], map_over="xs")
@@ -753,6 +792,42 @@ async def test_nothing_is_read_after_a_source_has_cancelled_its_run() -> None:
     with pytest.raises(RunCancelledError):
         await engine.execute({"numbers": cancels()})
     assert read == 101
+
+
+def listed(number: int) -> list[int]:
+    return [number]
+
+
+async def generate(numbers: list[int]) -> AsyncIterator[list[int]]:
+    for number in numbers:
+        yield [number]
+
+
+@pytest.mark.parametrize("is_generator", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_the_reader_makes_of_an_element_is_not_in_its_list(
+    is_generator: bool, many: bool
+) -> None:
+    """It reads when the run has ended, and no node needs the values any more."""
+    builder = DAGBuilder()
+    if is_generator:
+        builder.node(generate, name="m", inputs=["numbers"])
+    else:
+        builder.node(listed, name="m", inputs=["numbers"], map_over="numbers")
+    inputs, lists = {"numbers": [1, 2, 3]}, []
+    engine = engine_of(builder)
+    stream: Any = (
+        engine.execute_many([inputs], items=True)
+        if many
+        else engine.execute_async(inputs, items=True)
+    )
+    async for *_, value in stream:
+        if isinstance(value, Item):
+            value.value.append("changed")
+            await asyncio.sleep(0.05)
+        else:
+            lists.append(value)
+    assert lists == [[[1], [2], [3]]]
 
 
 async def test_a_table_is_no_list() -> None:

@@ -530,3 +530,26 @@ async def test_an_async_source_of_lists_ends_with_its_last_group() -> None:
     builder = DAGBuilder().node(lambda n: -n, name="cell", inputs=["rows"], map_over={"rows": 2})
     results = await engine_of(builder).execute({"rows": rows()})
     assert results == {"cell": [[], [0], [0, -1]]}
+
+
+@virtually
+@pytest.mark.parametrize("limit", [1, 2, None])
+async def test_a_list_that_is_read_again_for_each_element_of_another_stays_to_the_last(
+    limit: int | None,
+) -> None:
+    async def pair(title: str, link: str) -> str:
+        await asyncio.sleep(1)
+        return f"{title} {link}"
+
+    builder = DAGBuilder().node(listed, name="links", inputs=["pages"], map_over="pages")
+    inputs = {"title": "titles", "link": "links"}
+    builder.node(pair, inputs=inputs, map_over=Product("titles", {"links": 2}))
+    engine = engine_of(builder, max_parallel=limit)
+    results = await engine.execute({"pages": ["a2", "b1"], "titles": ["T", "U", "V"]})
+    assert results["pair"] == [
+        [[f"{title} a2.0", f"{title} a2.1"], [f"{title} b1.0"]] for title in "TUV"
+    ]
+
+
+async def listed(page: str) -> list[str]:
+    return links(page)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from taskiq_flow import Event, EventBatch, EventJournal, Journal, RunNotFoundError, RunSummary
-from taskiq_flow.journal.packed import PackedWriter
+from taskiq_flow.journal.packed import GraphText, PackedWriter
 from taskiq_flow.journal.protocol import finds_tags
 from taskiq_flow.notes import notes_of
 from tests.journal.test_protocol import ODD_RUN_IDS, SHORT, A, B, Store, log_of
@@ -30,7 +30,7 @@ def batch(run_id: str, last: int, *, status: str = "running", started: float = 5
 
 def line_of(*events: Event) -> bytes:
     """These events of one run, as a journal has them."""
-    return PackedWriter(events[0].run_id).line(notes_of(events), events[0].seq)
+    return PackedWriter(events[0].run_id, GraphText()).line(notes_of(events), events[0].seq)
 
 
 async def events_of(journal: EventJournal, run_id: str, after: int = 0) -> bytes:

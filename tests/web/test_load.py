@@ -23,7 +23,7 @@ async def test_nobody_who_watches_misses_an_event(
 
 
 async def test_a_client_that_takes_nothing_costs_little_memory(tmp_path: Path) -> None:
-    (check,) = await web.stalled_client(tmp_path, 2_000)
+    (check,) = await web.stalled_client(tmp_path, 4_000)
     assert check.met, check
 
 

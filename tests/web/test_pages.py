@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import time
 from importlib import resources
@@ -19,6 +20,7 @@ from starlette.routing import Mount
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
+    DAG,
     DAGBuilder,
     ExecutionEngine,
     MemoryJournal,
@@ -31,12 +33,13 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.previews import LONGEST_TEXT, preview, printable
 from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
 from tests.waiting import until
-from tests.web.site import INPUTS, Serve, run_example
+from tests.web.site import INPUTS, Serve, lines_of, log_of, run_example
 from tests.web.written import Written
 
 pytest.importorskip("playwright")
@@ -49,6 +52,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 HOSTILE = "<img src=x onerror='window.hit=1'>"
 DRAWN = "document.querySelectorAll('svg.graph .box').length > 0"
 DETAILED = "document.querySelector('aside h2') !== null"
+COMPARABLE = f"{DETAILED} && document.querySelectorAll('main option').length > 1"
 NOTICED = "document.querySelector('.notice') !== null"
 LISTED = "document.querySelectorAll('table.runs tbody tr').length > 0"
 
@@ -65,7 +69,7 @@ async def journal() -> MemoryJournal:
     return journal
 
 
-async def hostile_run(journal: MemoryJournal) -> None:
+async def hostile_run(journal: MemoryJournal) -> DAG:
     """Markup in all names, of nodes and inputs for example, in values, items, errors and tags."""
     dag = (
         DAGBuilder(HOSTILE)
@@ -78,12 +82,12 @@ async def hostile_run(journal: MemoryJournal) -> None:
     options: dict[str, Any] = {"journal": journal, "on_error": "collect", "tags": [HOSTILE]}
     engine = ExecutionEngine(InMemoryBroker(), dag, **options)
     await engine.execute({f"{HOSTILE} input": HOSTILE, "texts": [HOSTILE]}, run_id=HOSTILE)
+    return dag
 
 
 async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
     journal = MemoryJournal()
-    await hostile_run(journal)
-    app = runs_app(journal)
+    app = runs_app(journal, dags=[await hostile_run(journal)])
     outer = Starlette(routes=[Mount("/flow", app)])
     outer.state = app.state
     site = await serve(outer)
@@ -98,10 +102,64 @@ async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
             await seen.wait(DRAWN)
             await seen.wait(DETAILED)
             assert await seen.page.locator("aside h2").inner_text() == node
+            inputs = await seen.page.locator("svg.graph text.line").all_text_contents()
+            assert any(text.startswith("<img ") for text in inputs)
             assert await seen.count("img") == 0
         assert await seen.page.evaluate("window.hit") is None
         assert seen.complaints == []
         assert all(url.startswith((site.base, "data:")) for url in seen.requests)
+
+
+STRANGE: dict[str, Any] = {
+    "constructor": math.nan,
+    "__proto__": {"__proto__": -math.inf},
+    "with \"two\" and 'one'": b"\x00\xff<b>",
+    " between spaces ": "<img src=x onerror='window.hit=1'>",
+    "👩\u200d🚀 and \ud800": "\ud800",
+    "חישוב": range(1_000_000),
+    "a/b?c#d&e=f%2F": [*range(1_000_000)],
+    "\u202eturned": "\u202eturned",
+    "line\nbreak": 10**400,
+}
+"""Values by the names of nodes that make them."""
+
+
+async def test_nodes_of_any_name_with_any_value_are_followed(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run, texts = Written(journal), list[str | None]()
+    names = [*STRANGE]
+    await run.begin(RunStarted("r1", 0.0, tuple(names), edges={names[-1]: tuple(names[:-1])}))
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait(
+            f"document.querySelectorAll('svg.graph .box.pending').length == {len(names)}"
+        )
+        await seen.wait("document.querySelector('[role=status]').textContent == 'live'")
+        for name, value in STRANGE.items():
+            await run.write(
+                NodeStarted("r1", 0.0, name, ""),
+                NodeBegan("r1", 0.5, name, "", "w"),
+                NodeCompleted("r1", 1.0, name, "", value),
+            )
+        await seen.wait(f"document.querySelectorAll('.box.completed').length == {len(names)}")
+        assert await seen.count("#timeline .sign.completed") == len(names)
+        shown = await seen.page.locator("#timeline .name").all_text_contents()
+        assert shown == [printable(name) for name in names]
+        for row, (name, value) in enumerate(STRANGE.items()):
+            await seen.page.locator("#timeline li").nth(row).click()
+            wanted = json.dumps(printable(name))
+            await seen.wait(f"document.querySelector('aside h2')?.textContent === {wanted}")
+            texts.append(await seen.page.locator("aside div.values pre").text_content())
+            assert texts[-1] == preview(value)["text"]
+        assert await seen.page.evaluate("window.hit") is None
+        assert seen.complaints == []
+    await run.end()
+    log = await log_of(journal, "r1")
+    lines = await lines_of(site, "/api/v1/runs/r1/events")
+    assert lines == json.loads(json.dumps(log, allow_nan=False))
+    assert max(len(text or "") for text in texts) <= LONGEST_TEXT
 
 
 async def test_everything_is_done_by_keyboard(serve: Serve, journal: MemoryJournal) -> None:
@@ -139,6 +197,9 @@ async def test_everything_is_done_by_keyboard(serve: Serve, journal: MemoryJourn
 
 async def test_pages_fit_a_telephone(serve: Serve, journal: MemoryJournal) -> None:
     await hostile_run(journal)
+    run, long = Written(journal, "long", name="g" * 300), "n" * 300
+    await run.begin(RunStarted("long", 0.0, (long,), origin="o" * 300))
+    await run.write(NodeStarted("long", 0.0, long, ""), NodeBegan("long", 0.0, long, "", "w" * 300))
     site = await serve(runs_app(journal, control=True))
     async with browser() as chromium:
         seen = await visit(chromium, width=360)
@@ -148,12 +209,16 @@ async def test_pages_fit_a_telephone(serve: Serve, journal: MemoryJournal) -> No
             "?run=r1",
             "?run=r1&node=one",
             f"?run={quote(HOSTILE)}&node={quote(HOSTILE)}",
+            f"?run=long&node={long}",
         ):
             await seen.goto(f"{site.base}/{query}")
             await seen.wait(DRAWN if query else LISTED)
             width = await seen.page.evaluate("document.documentElement.scrollWidth")
             assert width <= 360, query
             if "node=" in query:
+                await seen.wait(DETAILED)
+                inner = "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)"
+                assert await seen.page.evaluate(f"{inner}(document.querySelector('aside'))") == 0
                 await seen.wait("document.querySelector('li[aria-selected=true]') !== null")
                 assert await seen.page.evaluate("scrollY") == 0  # the panel is before the rows
 
@@ -176,8 +241,8 @@ async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
             seen = await visit(chromium, scheme=scheme)
             for query, shows in (
                 ("", LISTED),
-                ("?run=r1&node=one", DETAILED),
-                ("?run=r1&node=each", DETAILED),
+                ("?run=r2&node=one", COMPARABLE),
+                ("?run=r2&node=each", DETAILED),
             ):
                 await seen.goto(f"{site.base}/{query}")
                 await seen.wait(shows)
@@ -525,7 +590,8 @@ async def test_folded_nodes_unfold_with_a_click(serve: Serve) -> None:
 COMPARE = """async ([snapshots, events]) => {
     const { Model } = await import("./static/model.js");
     const shown = (model) => JSON.stringify([...model.nodes.values()].map((node) => [
-        node.node, node.state, node.attempts * !node.elements, node.elements && ["known", "queued",
+        node.node, node.state, node.attempts * !node.elements, node.ready, node.sent, node.began,
+        node.ended, node.earlier, node.elements && ["known", "queued",
         "running", "completed", "failed", "skipped"].map((key) => node.elements[key])])
         .concat([model.progress, model.failures]));
     const wrong = [];

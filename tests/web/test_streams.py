@@ -73,10 +73,12 @@ async def test_what_is_received_over_100_disconnects_is_the_log(
             await asyncio.sleep(0)
         await run.end()
 
+    path = "/api/v1/runs/r1/events"
+    steady: list[tuple[int, Content]] = []  # of one who stays, so that all share a window
+    staying = asyncio.create_task(read_sse(site, path, None, steady))
     writing = asyncio.create_task(write())
     received: list[tuple[int, Content]] = []
     disconnects = 0
-    path = "/api/v1/runs/r1/events"
     while True:
         last = str(received[-1][0]) if received else None
         few = len(received) + chance.randint(1, 12) if disconnects < 100 else None
@@ -84,7 +86,9 @@ async def test_what_is_received_over_100_disconnects_is_the_log(
             break
         disconnects += few is not None
     await writing
+    await staying
     assert disconnects >= 100
+    assert steady == received
     assert [content for _, content in received] == await log_of(journal, "r1")
     assert all(number == content["seq"] for number, content in received)
     await journal.aclose()

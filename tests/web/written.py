@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from taskiq_flow import Event, EventBatch, EventJournal, Lease, NodeStarted, RunFinished, RunStarted
-from taskiq_flow.journal.packed import PackedWriter
+from taskiq_flow.journal.packed import GraphText, PackedWriter
 from taskiq_flow.journal.summary import Head, SummaryWriter
 from taskiq_flow.notes import notes_of
 
@@ -22,7 +22,7 @@ class Written:
     ) -> None:
         self.journal, self.run_id = journal, run_id
         self._lease = Lease("test", lease_seconds)
-        self._lines = PackedWriter(run_id)
+        self._lines = PackedWriter(run_id, GraphText())
         self._summary = SummaryWriter(run_id, Head(name))
         self._seq = 0
 

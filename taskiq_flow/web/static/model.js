@@ -5,6 +5,7 @@ export class Model {
   constructor(snapshot) {
     Object.assign(this, snapshot);
     this.nodes = new Map(snapshot.nodes.map((node) => [node.node, node]));
+    this.edges = new Map(Object.entries(snapshot.edges)); // any name may be that of a node: constructor
     for (const node of this.nodes.values()) {
       if (node.elements) node.elements.in_flight = new Map(Object.entries(node.elements.in_flight));
     }
@@ -124,14 +125,14 @@ export class Model {
     if (elements.are_all_known && endedOf(elements) >= elements.known) {
       Object.assign(node, { state: elements.failed ? "failed" : "completed", ended: at });
     } else if (node.state === "pending" && elements.known) {
-      const before = (this.edges[node.node] ?? []).map((name) => this.nodes.get(name));
+      const before = (this.edges.get(node.node) ?? []).map((name) => this.nodes.get(name));
       const isReady = before.every((other) => !other || isEnded(other.state));
       Object.assign(node, { state: "running", ready: isReady ? this.readyAt(node) : at });
     }
   }
 
   readyAt(node) {
-    const ends = (this.edges[node.node] ?? []).map((name) => this.nodes.get(name)?.ended ?? 0);
+    const ends = (this.edges.get(node.node) ?? []).map((name) => this.nodes.get(name)?.ended ?? 0);
     return Math.max(0, ...ends);
   }
 }

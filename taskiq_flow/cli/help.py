@@ -1,0 +1,48 @@
+"""Help that fits the terminal, however narrow that is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+_WIDEST = 80
+_NARROW = 60
+"""Columns below which an explanation stands under a long option, and not beside it."""
+
+_Formatter: Any = typer.Context.formatter_class
+
+
+class _FittingFormatter(_Formatter):  # type: ignore[misc]
+    """Writes lists of options so that their explanations have most of the width."""
+
+    def write_dl(
+        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        most = col_max if self.width >= _NARROW else self.width // 4
+        super().write_dl(rows, most, col_spacing)
+
+
+class _Context(typer.Context):
+    def make_formatter(self) -> Any:
+        """Typer's would have 50 columns at least."""
+        return _FittingFormatter(width=min(shutil.get_terminal_size().columns, _WIDEST) - 2)
+
+
+class Command(TyperCommand):
+    """A command whose help fits."""
+
+    context_class = _Context
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Its sentence in the list of commands, which is wrapped there and not cut."""
+        return self.help or ""
+
+
+class Group(TyperGroup):
+    """All commands."""
+
+    context_class = _Context
