@@ -52,7 +52,11 @@ ENDINGS: dict[Stop, type[RunError]] = {
 
 
 class Ledger:
-    """What has to hold of one run in all of its sessions. ``completed``: as the nodes did."""
+    """What has to hold of one run in all of its sessions. ``completed``: as the nodes did.
+
+    ``late``: nodes whose results a session that replays them tells where they would start, as they
+    may run without a dependency, which ends once more, or depend on such a node.
+    """
 
     def __init__(self, graph: PolicyGraph) -> None:
         self.graph = graph
@@ -61,6 +65,11 @@ class Ledger:
         self.completed: list[str] = []
         self.yielded: set[str] = set()
         self.may_lack = False
+        self.late: set[str] = set()
+        for node in sorted(graph, key=lambda node: node.index):
+            before = {other.name for other in graph.waits_for[node.name]}
+            if before & self.late or (before and node.join != "all"):
+                self.late.add(node.name)
 
     @property
     def all_completed(self) -> set[str]:
@@ -71,24 +80,35 @@ class Ledger:
         if session.stop == "cancelled" and not part.has_begun:
             assert (part.pairs, part.executed) == ([], set())
             return
-        assert part.kept == self.completed[: len(part.kept)]
-        assert self.may_lack or len(part.kept) == len(self.completed)
-        assert self.yielded <= set(part.kept)
+        late = self.late if session.replay else set()
+        at_once = [name for name in part.kept if name not in late]
+        expected = [name for name in self.completed if name not in late]
+        untold = late.intersection(self.completed).difference(part.kept)
+        assert at_once == expected[: len(at_once)]
+        assert self.may_lack or len(at_once) == len(expected)
+        assert set(part.kept) <= set(self.completed)
+        assert self.yielded <= {*part.kept, *untold}
         assert part.executed.isdisjoint(part.kept)
+        assert self.may_lack or part.executed.isdisjoint(untold)
         assert saga.stage.executions <= self.executions
         saga.stage.check_given()
         names = [name for name, _ in part.pairs]
         assert len(names) == len(set(names))
         if session.replay:
-            assert names[: len(part.kept)] == part.kept[: len(names)]
+            assert names[: len(at_once)] == at_once[: len(names)]
+            waits = {node.name for node in self.graph if node.join != "any"}
+            for place, name in enumerate(names):
+                before = {other.name for other in self.graph.waits_for[name]}
+                assert name not in late & waits or before.isdisjoint(names[place:])
         else:
             assert set(part.kept).isdisjoint(names)
         for name, value in part.pairs:
             check_value(value, self.outcomes[name])
         self.check_error(part, session)
-        self.completed = part.kept + part.completed
+        earlier = [name for name in self.completed if name in {*part.kept, *untold}]
+        self.completed = [*earlier, *(name for name in part.completed if name not in earlier)]
         self.yielded |= self.all_completed.intersection(names)
-        self.may_lack = session.stop == "journal broken"
+        self.may_lack = session.stop == "journal broken" or (self.may_lack and bool(untold))
 
     def check_error(self, part: Part, session: Session) -> None:
         if part.error is None:
