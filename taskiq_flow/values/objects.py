@@ -22,7 +22,7 @@ from uuid import UUID
 from pydantic import BaseModel, RootModel
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.values.classes import imported, kind_of
+from taskiq_flow.values.classes import MAIN, imported, kind_of, script
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
 _ARGUMENTS: dict[str, Any] = {
@@ -56,7 +56,8 @@ def _reference(encoder: Encoder, cls: type) -> Any:
             _reference(encoder, generic["origin"]),
             *(_argument(encoder, part) for part in generic["args"]),
         ]
-    if cls.__module__ == "__main__" and not encoder.keeps_main:
+    module: str | None = cls.__module__
+    if module == MAIN and not encoder.keeps_main and (module := script()) is None:
         raise RefusedError(
             "its class is defined in __main__; move it to a module that both processes import"
         )
@@ -67,7 +68,7 @@ def _reference(encoder: Encoder, cls: type) -> Any:
             f"its class is not found as {cls.__module__}.{cls.__qualname__}, its own name; move or "
             "rename it, or register it with the codec"
         )
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return f"{module}:{cls.__qualname__}"
 
 
 def _argument(encoder: Encoder, argument: Any) -> Any:
