@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ from tests.local_flow import with_flow
 from tests.values import hidden
 from tests.values.kinds import (
     CodedError,
+    FrozenError,
     Money,
     Pair,
     Point,
@@ -411,3 +413,66 @@ async def test_an_error_that_the_codec_does_not_carry_arrives_as_taskiq_sends_it
     error = caught.value.__cause__
     assert (type(error), error and error.args) == (ValueError, ("none",))
     assert not hasattr(error, "attribute")
+
+
+async def test_an_error_that_allows_no_changes_arrives() -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        raise FrozenError(3) from CodedError(4, "below")
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={}, run_timeout=5.0)
+    error = caught.value.__cause__
+    assert error == FrozenError(3)
+    assert (error.args, type(error.__cause__)) == ((3,), CodedError)
+
+
+class Elsewhere:
+    """As a proxy of a web framework that is used without a request."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no request")
+
+
+def _with_proxy() -> Exception:
+    error = ValueError("no request")
+    error.request = Elsewhere()  # type: ignore[attr-defined]
+    return error
+
+
+def _after_many_others() -> Exception:
+    error = ValueError("first")
+    for number in range(2 * sys.getrecursionlimit()):
+        after = ValueError(number)
+        after.__context__, error = error, after
+    return error
+
+
+@pytest.mark.parametrize("fault", [_with_proxy, _after_many_others])
+async def test_an_error_that_cannot_be_looked_at_arrives_nevertheless(
+    fault: Callable[[], Exception],
+) -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        raise fault()
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={}, run_timeout=5.0)
+    assert repr(caught.value.__cause__) == repr(fault())
+
+
+async def test_a_value_whose_encoder_raises_fails_its_node() -> None:
+    codec = ValueCodec()
+    codec.register(Elsewhere, lambda value: value.content, lambda _content: Elsewhere(), name="e")
+    site = Site(codec=codec)
+
+    @site.broker.task
+    async def make() -> Any:
+        return Elsewhere()
+
+    with pytest.raises(NodeFailedError, match="is not carried: RuntimeError: no request"):
+        await site.run(make, given={}, run_timeout=5.0)
