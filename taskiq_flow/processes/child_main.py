@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import ctypes
+import functools
 import importlib
 import io
 import os
@@ -245,14 +246,28 @@ _RESTORING = (
 )
 _BUILTINS = frozenset({"builtins"})
 _TABLES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
-_TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "pydantic"})
+_TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "attr", "pydantic"})
 """Packages whose ways of pickling are known to be right."""
 
 
 def _defines(kind: type, names: tuple[str, ...], trusted: frozenset[str]) -> bool:
     """Whether a class has one of these methods from a package that is not among ``trusted``."""
     others = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in trusted]
-    return any(name in vars(base) for base in others for name in names)
+    found = ((base, name) for base in others for name in names if name in vars(base))
+    return not all(_is_generated(kind, base, name, trusted) for base, name in found)
+
+
+def _is_generated(kind: type, base: type, name: str, trusted: frozenset[str]) -> bool:
+    """Whether a package gave a class a method, as to each enumeration and named tuple."""
+    if name == "__setattr__":  # of a frozen dataclass: pickle calls it for slots only
+        has_slots = any(vars(each).get("__slots__") for each in kind.__mro__)
+        is_frozen = getattr(vars(base).get("__dataclass_params__"), "frozen", False)
+        if is_frozen and trusted is _TRUSTED:
+            return not has_slots or hasattr(kind, "__setstate__")
+    method = vars(base)[name]
+    module = str(getattr(getattr(method, "__func__", method), "__module__", ""))
+    is_of_tuple = module.startswith("namedtuple_") and issubclass(base, tuple)
+    return is_of_tuple or module.partition(".")[0] in trusted
 
 
 def _reduced_array(array: Any) -> Any:
@@ -310,12 +325,17 @@ def check_read_back(value: Any, read: Callable[[], Any]) -> None:
         of_copy = _parts(copy) or []
         if len(parts or ()) != len(of_copy):
             raise pickle.PicklingError(f"a {_named(part)} comes back with other parts")
-        pending.extend(zip(parts or (), of_copy, strict=True))
+        for one, other in zip(parts or (), of_copy, strict=True):
+            kind = type(one)  # most parts are scalars: they are compared here, in less time
+            if kind not in _SCALARS or kind is not type(other) or one != other:
+                pending.append((one, other))
+
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def _parts(value: Any) -> list[Any] | None:
     """What a value is made of; ``None`` for one that can be compared as a whole only."""
-    kind = type(value)
     if isinstance(value, BaseException):
         return [value.args, value.__cause__, vars(value)]
     if isinstance(value, list):
@@ -324,17 +344,21 @@ def _parts(value: Any) -> list[Any] | None:
         return [*tuple.__iter__(value)]
     if isinstance(value, dict):
         return [*dict.keys(value), *dict.values(value)]
-    if (names := _compared_fields(kind)) or kind.__module__.partition(".")[0] in _TABLES:
-        return [getattr(value, name, None) for name in names]
-    is_whole = kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
-    return None if is_whole else [getattr(value, "__dict__", None)]
+    kind: Any = type(value)
+    names = _compared_names(kind)
+    return None if names is None else [getattr(value, name, None) for name in names]
 
 
-def _compared_fields(kind: Any) -> list[str]:
-    """The fields by which objects of a dataclass or of an attrs class are compared."""
+@functools.lru_cache(maxsize=256)
+def _compared_names(kind: Any) -> tuple[str, ...] | None:
+    """The attributes by which objects of a class are compared, such as fields of a dataclass."""
     fields = getattr(kind, "__dataclass_fields__", {})
     of_attrs = getattr(kind, "__attrs_attrs__", ())
-    return [f.name for f in fields.values() if f.compare] + [f.name for f in of_attrs if f.eq]
+    names = [f.name for f in fields.values() if f.compare] + [f.name for f in of_attrs if f.eq]
+    if names or kind.__module__.partition(".")[0] in _TABLES:
+        return tuple(names)
+    is_whole = kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
+    return None if is_whole else ("__dict__",)
 
 
 def _differs(value: Any, copy: Any) -> bool:
@@ -389,8 +413,9 @@ def _raised(error: Exception) -> tuple[bytes, bytes]:
     """The frame for an exception: itself if that can be pickled, or its class and what it has."""
     below = error.__traceback__ and error.__traceback__.tb_next  # without our own frame
     text = "".join(traceback.format_exception(type(error), error, below))
-    error.__cause__ = None  # the parent puts the text in its place
     try:
+        # The parent puts the text in its place. The class may allow no changes.
+        BaseException.__setattr__(error, "__cause__", None)
         try:
             content = pickled(error)
         except Exception:  # its class has a way of its own, which does not restore it

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ from taskiq.serializers import PickleSerializer
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, NodeFailedError
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.processes import child_main
 from taskiq_flow.processes.child_main import pickled
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
@@ -250,3 +252,48 @@ async def test_a_journal_that_pickles_keeps_an_exception_or_fails_its_node() -> 
     assert (type(error), error.args, error.code) == (CodedError, ("3: no",), 3)
     with pytest.raises(NodeFailedError, match="NeedsMore does not come back: TypeError"):
         await engine.execute({"fails": True}, run_id="bad")
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Named(NamedTuple):
+    content: Any
+
+
+@dataclass(frozen=True)
+class Frozen:
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    content: Any
+
+
+@attrs.frozen
+class AttrsFrozen:
+    content: Any
+
+
+GENERATED = [Color.RED, Named(1), Frozen(1), FrozenSlots(1), AttrsFrozen(1)]
+
+
+@pytest.mark.parametrize("value", GENERATED, ids=lambda value: type(value).__name__)
+def test_what_libraries_generate_for_classes_is_not_checked_at_each_writing(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_main, "check_read_back", lambda *_: pytest.fail("it is read back"))
+    assert by_pickle([value, 1]) == [value, 1]
+
+
+@dataclass(frozen=True)
+class FrozenWithSlots:
+    __slots__ = ("content",)
+    content: Any
+
+
+def test_a_frozen_class_that_pickle_cannot_restore_is_refused() -> None:
+    with pytest.raises(pickle.PicklingError, match="does not come back"):
+        pickled(FrozenWithSlots(1))
