@@ -181,7 +181,11 @@ class Generating:
 
     def _let_one_go_on(self) -> bool:
         """Nothing moves: have the first one that waits make a window more."""
-        waiting = [node_run for node_run in self._in_flight if node_run.is_blocked]
+        waiting = [
+            node_run
+            for node_run in self._in_flight
+            if node_run.is_blocked and node_run not in self._ended_while_queued
+        ]
         if not waiting:
             return False
         if not self._has_warned:

@@ -288,3 +288,32 @@ async def standstill(site: Site, limit: int | None, *, seconds: float, **options
     builder.node(site.double, inputs=["items"], map_over="items", max_parallel=1)
     engine = ExecutionEngine(site.broker, builder.build(), limit, on_error="collect")
     return engine.start({"size": 9})
+
+
+@virtually
+async def test_another_goes_on_in_a_standstill_after_one_that_keeps_its_place_has_timed_out() -> (
+    None
+):
+    async def stubborn(size: int) -> AsyncIterator[int]:
+        for number in range(1, size + 1):
+            try:
+                await asyncio.sleep(1000 if (size, number) == (9, 3) else 1)
+            except asyncio.CancelledError:
+                await asyncio.sleep(1000)
+            yield number
+
+    async with with_workers(slots=3) as site:
+        items = site.broker.register_task(stubborn, task_name="stubborn")
+        site.seconds = 500
+        await site.double.kiq(0)
+        await asyncio.sleep(0.5)
+        site.seconds = 1
+        builder = DAGBuilder().node(
+            items, name="items", inputs=["size"], map_over="size", window=1, timeout=3
+        )
+        builder.node(site.double, inputs=["items"], map_over={"items": 2}, max_parallel=1)
+        engine = ExecutionEngine(site.broker, builder.build(), 1, on_error="collect")
+        results = await engine.execute({"size": [9, 4]})
+        assert asyncio.get_running_loop().time() < 500
+    assert isinstance(results["items"][0].error, NodeTimeoutError)
+    assert results["double"][1] == [2, 4, 6, 8]
