@@ -213,6 +213,18 @@ class Undecided(NotEvenItself):
     __hash__ = None
 
 
+class LikeItself(Object):
+    """Equal to itself, as a tuple with a NaN is, and to none that is made of the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LikeItself) and self.content == other.content
+
+    def __reduce__(self) -> Any:
+        return LikeItself, self.content
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     error: Exception
@@ -228,6 +240,7 @@ class AttrsHolder:
     [
         Connected("here"), NotEvenItself(1), Undecided(1), Holder(CodedError(3, "no")),
         AttrsHolder(CodedError(3, "no")), Object({math.nan}, {Object(1)}),
+        LikeItself(math.nan), LikeItself(object()),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -238,6 +251,11 @@ def test_what_comes_back_is_not_refused(way: Way, value: Any) -> None:
     loop.append(loop)
     if way is by_pickle:
         assert type(way(loop)[1][1][0]) is Connected
+
+
+def test_what_equals_no_other_hides_no_difference() -> None:
+    with pytest.raises(pickle.PicklingError, match="Unequal comes back as a different one"):
+        pickled([LikeItself(math.nan), Unequal(1), LikeItself(math.nan)])
 
 
 async def test_a_journal_that_pickles_keeps_an_exception_or_fails_its_node() -> None:
