@@ -357,7 +357,10 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 def _parts(value: Any) -> list[Any] | None:
     """What a value is made of; ``None`` for one that can be compared as a whole only."""
     if isinstance(value, BaseException):
-        return [value.args, value.__cause__, vars(value)]
+        # What is called to make it again may keep other arguments: pydantic's errors have none.
+        is_made = _defines(type(value), _OWN_WAY, _BUILTINS)
+        said = str(value) if is_made else value.args
+        return [said, value.__cause__, vars(value)]
     if isinstance(value, list):
         return [*list.__iter__(value)]
     if isinstance(value, tuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import attrs
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from taskiq import InMemoryBroker
 from taskiq.serializers import PickleSerializer
 
@@ -251,6 +252,13 @@ def test_what_comes_back_is_not_refused(way: Way, value: Any) -> None:
     loop.append(loop)
     if way is by_pickle:
         assert type(way(loop)[1][1][0]) is Connected
+
+
+@pytest.mark.parametrize("way", [by_pickle, in_a_journal, in_a_journal_of_the_users])
+def test_an_error_of_pydantic_comes_back(way: Way) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python([1, "x"])
+    assert way(caught.value).errors() == caught.value.errors()
 
 
 def test_what_equals_no_other_hides_no_difference() -> None:
