@@ -244,11 +244,15 @@ def _not_sealed(task_id: str) -> SerializationError:
 
 def _is_large_error(error: BaseException) -> bool:
     parts: list[Any] = []
-    cause: BaseException | None = error
-    while cause is not None and len(parts) <= MAX_DEPTH:
-        parts += [cause.args, vars(cause)]
-        cause = cause.__cause__
-    return is_large(parts)
+    pending = [error]
+    while pending and len(parts) <= 2 * MAX_DEPTH:
+        each = pending.pop()
+        parts += [each.args, vars(each)]
+        if each.__cause__ is not None:
+            pending.append(each.__cause__)
+        if isinstance(each, BaseExceptionGroup):
+            pending += each.exceptions
+    return bool(pending) or is_large(parts)
 
 
 def is_encoded_result(result: TaskiqResult[Any]) -> bool:

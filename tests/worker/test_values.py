@@ -32,8 +32,10 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
+from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
-from taskiq_flow.values.wire import VALUES
+from taskiq_flow.values.results import failed
+from taskiq_flow.values.wire import VALUES, Wire
 from tests.local_flow import with_flow
 from tests.values import hidden
 from tests.values.kinds import (
@@ -476,3 +478,13 @@ async def test_a_value_whose_encoder_raises_fails_its_node() -> None:
 
     with pytest.raises(NodeFailedError, match="is not carried: RuntimeError: no request"):
         await site.run(make, given={}, run_timeout=5.0)
+
+
+def test_a_group_with_a_large_error_is_sent_as_taskiq_does() -> None:
+    group = ExceptionGroup(
+        "some", [ValueError(1), ExceptionGroup("more", [ValueError("x" * 10**7)])]
+    )
+    result = failed(group)
+    assert Wire(ValueCodec(), Classes()).encode_result("t", result, strict=False) is result
+    result = failed(ExceptionGroup("some", [ValueError(1)]))
+    assert Wire(ValueCodec(), Classes()).encode_result("t", result, strict=False) is not result
