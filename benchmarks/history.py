@@ -12,6 +12,7 @@ runs are there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import statistics
 import sys
@@ -26,12 +27,29 @@ from benchmarks.journal import with_journal
 from benchmarks.measure import interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import by_engine, three_shapes
-from taskiq_flow import DAGBuilder, ExecutionEngine, Lease, Recorder, RunReader, SqliteJournal
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    Lease,
+    Recorder,
+    RunCancelledError,
+    RunReader,
+    SqliteJournal,
+)
 
 NODES = 1_000
 MOST_EVENTS, MOST_RECORDER = 1.1, 1.2
 VALUES, VALUE_BYTES, MOST_MEGABYTES = 50, 1_000_000, 1.0
 SEEN_NODES, MOST_LATE = 100, 150.0
+CANCELS, MOST_CANCEL = 5, 3.0
+
+ASK = """
+import asyncio, sys, time
+from taskiq_flow import RunReader
+print(time.time(), flush=True)
+asyncio.run(RunReader(sys.argv[1]).request(sys.argv[2], "cancel"))
+"""
+"""What another process does that cancels a run."""
 
 
 class LogsOnly:
@@ -86,6 +104,7 @@ async def run(options: Options) -> list[Check]:
         await asyncio.gather(*(journal.aclose() for journal in files))
         checks.append(await status_of_much(Path(folder) / "much.db"))
         checks.append(await seen_elsewhere(Path(folder) / "seen.db"))
+        checks.append(await cancelled_elsewhere(Path(folder) / "cancelled.db"))
     heads = ("no-op nodes: what is stored", "us/node", *CHECKED)
     print_table(f"History, median of {rounds} rounds of CPU time", heads, rows)
     return checks
@@ -139,6 +158,31 @@ async def seen_elsewhere(path: Path) -> Check:
         raise RuntimeError(f"of {3 * SEEN_NODES} events, {len(delays)} were seen")
     late = delays[len(delays) * 95 // 100] * 1000
     return Check("history: an event is seen elsewhere, 95 of 100", late, MOST_LATE, "ms")
+
+
+async def cancelled_elsewhere(path: Path) -> Check:
+    """How long after another process has asked for it a run has ended, the slowest of some."""
+    journal = SqliteJournal(path)
+    dag = DAGBuilder().node(_never).build()
+    engine, taken = ExecutionEngine(InMemoryBroker(), dag, journal=journal), list[float]()
+    for number in range(CANCELS):
+        run_id = f"run{number}"
+        handle = engine.start(run_id=run_id)
+        while run_id not in await journal.run_ids():  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+        command = [sys.executable, "-c", ASK, str(path), run_id]
+        asking = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        with contextlib.suppress(RunCancelledError):
+            await handle
+        ended = time.time()
+        asked, _ = await asking.communicate()
+        taken.append(ended - float(asked))
+    await journal.aclose()
+    return Check("history: cancelled from elsewhere, slowest", max(taken), MOST_CANCEL, "s")
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
 async def _wait(value: int) -> int:

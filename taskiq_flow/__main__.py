@@ -11,6 +11,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
     try:
         module: Any = importlib.import_module("taskiq_flow.cli.app")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
             raise

@@ -34,8 +34,8 @@ app = typer.Typer(
     help="Run graphs of tasks, and see, stop and continue their runs.",
     epilog=(
         "Exit codes: 0 completed, 1 a node failed, 2 wrong usage, 3 graph or inputs refused, 4 no "
-        "such run, 5 broker or journal not reachable or locked, 124 time limit, 130 or 143 "
-        "cancelled."
+        "such run, 5 broker or journal not reachable or locked, 124 time limit, 129, 130 or 143 "
+        "cancelled, 141 nobody reads the output."
     ),
     add_completion=False,
     no_args_is_help=True,

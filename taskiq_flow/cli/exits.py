@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Coroutine, Iterator
@@ -14,12 +15,16 @@ from enum import IntEnum
 from typing import NoReturn
 
 from taskiq_flow import errors
-from taskiq_flow.cli.output import OutputError, close_quietly, not_written, say
+from taskiq_flow.cli.output import OutputError, close_quietly, keep_results_apart, not_written, say
 from taskiq_flow.previews import of_the_users, without_python
 from taskiq_flow.views.run_view import RunView
 
 MOST_TRACEBACKS = 3
 """Failed nodes of which the traceback is shown. The others are only named."""
+
+
+GRACE = 1.0
+"""Seconds that asyncio tasks are given to end which the command has left."""
 
 
 class Code(IntEnum):
@@ -32,6 +37,7 @@ class Code(IntEnum):
     NO_SUCH_RUN = 4
     UNREACHABLE = 5
     TIMEOUT = 124
+    HUNG_UP = 129
     CANCELLED = 130
     CLOSED_PIPE = 141
     TERMINATED = 143
@@ -83,10 +89,17 @@ def code_of_run(view: RunView) -> Code:
 
 def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
     """Execute a command on an event loop of its own, and exit with its code."""
+    keep_results_apart()
     try:
-        code = asyncio.run(command)
+        code = asyncio.run(_to_its_end(command))
     except KeyboardInterrupt:
         code = Code.CANCELLED
+    leave(code)
+
+
+async def _to_its_end(command: Coroutine[object, object, Code]) -> Code:
+    try:
+        code = await command
     except BrokenPipeError:
         code = Code.CLOSED_PIPE
     except Exception as error:
@@ -95,7 +108,15 @@ def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
             raise
         code = found
         report(error)
-    _leave(code)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    going_on = others
+    with contextlib.suppress(asyncio.CancelledError):  # by Ctrl-C
+        going_on = (await asyncio.wait(others, timeout=GRACE))[1] if others else set()
+    if going_on:
+        leave(code, at_once=True)  # asyncio would wait for them without end
+    return code
 
 
 @contextlib.contextmanager
@@ -108,12 +129,14 @@ def texts_of_typer() -> Iterator[None]:
         if sys.stdout is stdout:
             raise
         sys.stdout = stdout  # typer has replaced it, as its pipe is closed
-        _leave(Code.CLOSED_PIPE)
+        leave(Code.CLOSED_PIPE)
+    except BrokenPipeError:  # of standard error, where it says what is wrong
+        leave(Code.USAGE)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         say(f"error: {not_written(error)}", style="bold red")
-        _leave(Code.UNREACHABLE)
+        leave(Code.UNREACHABLE)
 
 
 def report(error: Exception) -> None:
@@ -127,20 +150,31 @@ def report(error: Exception) -> None:
             say(f"{heading}\n{of_the_users(text)}", style="dim")
 
 
+_IN_PYTHON = re.compile(r"engine\.resume\([^)]*\) and (taskiq-flow resume .*)wait")
+
+
 def _message(error: Exception) -> str:
     """What an error says to somebody at a command line."""
     if isinstance(error, errors.RunNotFoundError):
         return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
     if isinstance(error, errors.GraphChangedError):
         return str(error).replace("allow_changed=True", "--allow-changed")
+    if isinstance(error, errors.RunLockedError):
+        return _IN_PYTHON.sub(r"\1waits", str(error))
     return without_python(str(error))
 
 
-def _leave(code: Code) -> NoReturn:
-    """Exit. Threads in which sync tasks of a stopped run go on are not waited for."""
-    if not close_quietly():
-        code = Code.CLOSED_PIPE
-    if code < Code.TIMEOUT:
+def leave(code: Code, *, at_once: bool = False) -> NoReturn:
+    """Exit. Threads in which sync tasks of a stopped run go on are not waited for.
+
+    ``at_once``: nor is anything else.
+    """
+    try:
+        if not close_quietly():
+            code = Code.CLOSED_PIPE
+    except RuntimeError:  # a signal came while it was written
+        at_once = True
+    if code < Code.TIMEOUT and not at_once:
         sys.exit(code)
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # noqa: SLF001 - what else would be skipped by ``_exit``

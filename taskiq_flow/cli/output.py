@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
@@ -26,24 +27,64 @@ class OutputError(Exception):
     """Standard output cannot be written to."""
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RUF001 - a dash
+
+
+class _Results:
+    """Where results are written to. ``apart``: unless that is standard output, as Python has it."""
+
+    apart: TextIO | None = None
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout if self.apart is None else self.apart
+
+
+_results = _Results()
+
+
+def keep_results_apart() -> None:
+    """Let what others print go to standard error, unless standard output is a terminal.
+
+    Modules and tasks print, and so do child processes and libraries. Whoever reads the results
+    would take it for one.
+    """
+    stdout = sys.stdout
+    if stdout is None or sys.stderr is None or stdout.isatty():
+        return
+    with contextlib.suppress(OSError):  # of a stream that is no file
+        number = os.dup(stdout.fileno())
+        os.dup2(sys.stderr.fileno(), stdout.fileno())
+        # Never closed: it is written to until the process ends.
+        _results.apart = open(  # noqa: SIM115
+            number, "w", encoding=stdout.encoding, errors=stdout.errors, closefd=False
+        )
 
 
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
-        with contextlib.suppress(OutputError):  # where it could be said is what has failed
-            _write(Text(text, style=style), sys.stderr, wraps=True)
+        # Where it could be said is what has failed. That nobody reads it is no reason to stop.
+        with contextlib.suppress(OutputError, BrokenPipeError):
+            _write(Text(_harmless(text), style=style), sys.stderr, wraps=True)
 
 
 def show(line: Text | str, *, wraps: bool = False) -> None:
     """Write one line to standard output. ``wraps``: between words, if a terminal is too narrow."""
-    _write(Text(line) if isinstance(line, str) else line, sys.stdout, wraps=wraps)
+    text = Text(_harmless(line)) if isinstance(line, str) else line
+    _write(text, _results.stream, wraps=wraps)
 
 
 def show_json(value: Any) -> None:
     """Write one line of JSON to standard output."""
-    _print(as_json(value), sys.stdout)
+    _print(as_json(value), _results.stream)
+
+
+def _harmless(text: str) -> str:
+    r"""The text without what would move a terminal's cursor or colour it, written as ``\x1b``."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
@@ -193,7 +234,7 @@ def _named(name: str, text: str) -> Text:
 
 def width(elsewhere: int = 80) -> int:
     """The columns of standard output, if that is a terminal."""
-    console = Console(file=sys.stdout)
+    console = Console(file=_results.stream)
     return console.width if console.is_terminal else elsewhere
 
 
@@ -225,7 +266,7 @@ def show_table(
     """
     cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    console = Console(file=sys.stdout)
+    console = Console(file=_results.stream)
     columns = _fitting(widths, console, set(most_important))
     if console.is_terminal:
         _narrow(widths, columns, console.width, cut)
@@ -281,12 +322,14 @@ def _lines_of(
 
 
 def close_quietly() -> bool:
-    """Write out what is left; whether anybody still reads it."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        # Python would try once more at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return not isinstance(error, BrokenPipeError)
-    return True
+    """Write out what is left; whether anybody still reads the results."""
+    is_read = True
+    for stream in {_results.stream, sys.stdout, sys.stderr} - {None}:
+        try:
+            stream.flush()
+        except OSError as error:
+            # Python would try once more at its end, complain, and exit with another code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is _results.stream and isinstance(error, BrokenPipeError):
+                is_read = False
+    return is_read

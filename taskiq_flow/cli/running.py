@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of, report
+from taskiq_flow.cli.exits import Code, CommandError, code_of, leave, report
 from taskiq_flow.cli.flows import Flow, broker_at, broker_of
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.engine.run_spec import OnError
@@ -171,13 +171,18 @@ async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
 
 
 class Signals:
-    """Calls ``stop`` at the first SIGINT or SIGTERM; the next one ends the process as usual.
+    """Calls ``stop`` at the first SIGINT, SIGTERM or SIGHUP; the next one ends the process at once.
 
     ``code``: the exit code of the signal that came. Without ``stop``, the task that entered the
-    block is cancelled.
+    block is cancelled. A signal that is ignored, as below ``nohup``, stays so.
     """
 
-    _CODES: ClassVar = {signal.SIGINT: Code.CANCELLED, signal.SIGTERM: Code.TERMINATED}
+    _CODES: ClassVar[dict[int, Code]] = {
+        signal.SIGINT: Code.CANCELLED,
+        signal.SIGTERM: Code.TERMINATED,
+    }
+    if hasattr(signal, "SIGHUP"):  # the terminal is closed
+        _CODES[signal.SIGHUP] = Code.HUNG_UP
 
     def __init__(self) -> None:
         self.code: Code | None = None
@@ -185,23 +190,23 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        with contextlib.suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the task
-            for number in self._CODES:
-                self._loop.add_signal_handler(number, self._take, number)
+        taken = [n for n in self._CODES if signal.getsignal(n) is not signal.SIG_IGN]
+        # Not those of the loop: a task that blocks it would keep the second one from its end.
+        self._before = {number: signal.signal(number, self._take) for number in taken}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _take(self, number: signal.Signals) -> None:
+    def _take(self, number: int, _frame: object) -> None:
+        if self.code is not None:
+            leave(self.code, at_once=True)
         self.code = self._CODES[number]
-        self._give_back()
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         if self.stop is not None:
             self.stop()
         elif self._task is not None:
             self._task.cancel()
-
-    def _give_back(self) -> None:
-        with contextlib.suppress(NotImplementedError):  # as it has taken none there
-            for number in self._CODES:
-                self._loop.remove_signal_handler(number)

@@ -36,6 +36,7 @@ from taskiq_flow.dataflow.tasks import (
     default_name,
     is_generator_function,
     original_function,
+    takes,
     task_info,
 )
 from taskiq_flow.errors import BindingError, GraphError
@@ -438,10 +439,14 @@ class DAGNode:
         return None
 
     def _placed_fallback(self, known: set[str]) -> DAGNode:
+        inputs = self._inputs
+        if inputs is not None and ERROR not in known and takes(self.fallback, ERROR):
+            # Also if it has a default, with which declared inputs would leave it alone.
+            inputs = {ERROR: ERROR, **inputs} if isinstance(inputs, Mapping) else (*inputs, ERROR)
         node = DAGNode(
             self.fallback,
             outputs=self._outputs,
-            inputs=self._inputs,
+            inputs=inputs,
             name=self.task_name,
             join=self.join,
         )

@@ -182,6 +182,18 @@ def _is_injected(parameter: Parameter) -> bool:
     return kind is Context or any(isinstance(extra, Dependency) for extra in extras)
 
 
+def takes(task: Task, name: str) -> bool:
+    """Whether a task has a parameter of this name."""
+    try:
+        parameter = inspect.signature(original_function(task)).parameters.get(name)
+    except (TypeError, ValueError):  # its signature cannot be read
+        return False
+    return parameter is not None and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
+
+
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """A callable's signature, in which each annotation is evaluated by itself.
 

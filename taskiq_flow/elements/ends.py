@@ -59,6 +59,9 @@ class EndsListener(Protocol):
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """The outermost lists that a node takes together differ in length."""
 
+    def uneven_ahead(self, node: Any, error: OutputShapeError) -> None:
+        """Lists that a node takes together differ in length. Its own list ends behind others."""
+
     def uneven_within(self, element: Element, error: OutputShapeError) -> None:
         """The lists that a node takes together within a path differ in length."""
 
@@ -138,12 +141,15 @@ class ElementEnds:
             self._listener.known(plan.node, path, length)
         if within.ended < length or self.is_stopped:
             return
-        if len(path) == self.order.depth and self.order.has_to_wait(mapped, path):
-            return
         row, is_cut = within.row, within.row.is_cut
-        if isinstance(row, Zipped) and not (is_cut or row.is_even):
+        differing = row if isinstance(row, Zipped) and not (is_cut or row.is_even) else None
+        if len(path) == self.order.depth and self.order.has_to_wait(mapped, path):
+            if differing is not None:
+                self._tell_uneven_ahead(mapped, path, differing)
+            return
+        if differing is not None:
             fixed_at = path[: mapped.ancestors[len(path)].fixed_by]
-            mapped.within[fixed_at].uneven = row
+            mapped.within[fixed_at].uneven = differing
         del mapped.within[path]
         uneven = within.uneven
         has_failures = within.has_failures or is_cut or uneven is not None
@@ -156,6 +162,12 @@ class ElementEnds:
             self._listener.uneven(plan.node, self._uneven_error(plan.node, uneven))
         self._listener.gathered(plan.node, is_whole=not has_failures, is_cut=is_cut)
         self.order.ended(plan.node)
+
+    def _tell_uneven_ahead(self, mapped: Mapped, path: Path, row: Zipped) -> None:
+        node: Any = mapped.plan.node
+        if path:
+            node = Element(node, path, self._values)
+        self._listener.uneven_ahead(node, self._uneven_error(node, row))
 
     def check_roots(self) -> None:
         """Check all groups of outermost lists, one of which may have ended."""

@@ -55,6 +55,7 @@ class Generating:
         self._pause = pause
         self._advance = advance
         self._in_flight: dict[NodeRun, Grant] = {}  # with the newest grant of each
+        self._workers: dict[NodeRun, list[str]] = {}  # that have begun to execute its task
         self._ended_while_queued: dict[NodeRun, TaskiqResult[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.Handle | None = None
@@ -73,6 +74,7 @@ class Generating:
             self._begin(node_run)
 
     def _begin(self, node_run: NodeRun) -> None:
+        self._workers.pop(node_run, None)
         grant = self._in_flight.get(node_run)
         if grant is None:
             remembers = self._remembers or node_run.options.retry is not None
@@ -82,10 +84,14 @@ class Generating:
         may = grant.have + max(1, self._lead(node_run))
         self._set(node_run, Grant(grant.have, grant.digest, may))
 
-    def begun(self, node_run: NodeRun) -> None:
-        """A worker executes the task of a node."""
+    def begun(self, node_run: NodeRun, worker: str) -> None:
+        """A worker executes the task of a node. It says so with each heartbeat."""
         if self._standstill is not None:
             self._standstill.begun(node_run)
+        if node_run.gives_items and worker not in (known := self._workers.setdefault(node_run, [])):
+            known.append(worker)
+            if len(known) > 1 and not node_run.is_blocked:
+                node_run.begin_anew()
 
     def take(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> bool:
         """Take items in. ``False`` if they are not the next ones.
@@ -130,6 +136,7 @@ class Generating:
     def forget(self, node_run: NodeRun) -> None:
         """A node has ended."""
         self._in_flight.pop(node_run, None)
+        self._workers.pop(node_run, None)
 
     def stop(self) -> None:
         """The run is over."""

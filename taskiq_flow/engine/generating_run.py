@@ -59,7 +59,7 @@ class GeneratingRun(MappedRun):
     def began(self, node_run: NodeRun, worker: str) -> None:
         """A worker has begun to execute an attempt."""
         if not self._is_over:
-            self._generating.begun(node_run)
+            self._generating.begun(node_run, worker)
         super().began(node_run, worker)
 
     def items(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> None:

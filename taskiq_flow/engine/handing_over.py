@@ -68,8 +68,8 @@ class HandingOver:
         has_no_array = "numpy" not in sys.modules or (
             isolation is not None and isolation.is_flat(value)
         )
-        is_needed = not self.is_over and self._is_still_needed(node)
-        if has_no_array and not (is_needed or self._is_in_list(node)):
+        is_needed = self._is_in_list if self.is_over else self._is_still_needed
+        if has_no_array and not is_needed(node):
             return value
         return self.copied(value)
 

@@ -23,6 +23,9 @@ class MappedCallbacks(Protocol):
     def fail_unsent(self, node: Any, error: BaseException) -> None:
         """A mapped node has failed, or an element of it, for which no task was sent."""
 
+    def fail_ahead(self, node: Any, error: BaseException) -> None:
+        """A mapped node will fail. A run that ends at its first failure ends now."""
+
     def advance(self) -> None:
         """Start what may start, or end."""
 

@@ -128,6 +128,11 @@ class MappedLists:
         if node not in self._plan.generators:  # it is told behind its last item
             self._caller.fail_unsent(as_declared(node), error)
 
+    def uneven_ahead(self, node: Any, error: OutputShapeError) -> None:
+        """A node will fail once others have ended, as lists that it takes differ in length."""
+        if as_whole(node) not in self._plan.generators:
+            self._caller.fail_ahead(as_declared(node), error)
+
     def uneven_within(self, element: Element, error: OutputShapeError) -> None:
         """A node takes lists together within a path that differ in length."""
         if element.node not in self._plan.generators:  # it is told behind its last item

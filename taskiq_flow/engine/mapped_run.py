@@ -128,6 +128,11 @@ class MappedRun(Run):
         elif self._collects:
             self._deliver(node, NodeFailure(name, "", error, 0, index))
 
+    def fail_ahead(self, node: Any, error: BaseException) -> None:
+        """A mapped node will fail when others have ended. Not every run waits for that."""
+        if self._on_error == "raise":
+            self.fail_unsent(node, error)
+
     def _deliver(self, node: Any, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
         if isinstance(node, Element):

@@ -325,6 +325,10 @@ class NodeRun:
         """
         return timeout if self.grant is None else timeout * (1 + self.grant.have)
 
+    def begin_anew(self) -> None:
+        """A further worker begins the task: the time of an attempt begins once more."""
+        self.began_at = None
+
     def on_items(self, now: float) -> float | None:
         """A generator has given items, or may go on: the time of the next one begins."""
         if self.began_at is None or self.options.timeout is None:

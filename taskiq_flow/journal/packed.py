@@ -2,7 +2,7 @@
 
 Earlier versions wrote a line for each event. A line of columns takes a third of the time, and a
 sixth of the room. Numbers stand in it as arrays in base64, and values that are shown whole as they
-are.
+are. A graph is compressed (zlib, in base64): each run of it begins with one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+import zlib
 from array import array
 from base64 import b64decode, b64encode
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, count
 from operator import attrgetter
 from typing import Any
 
@@ -36,7 +38,11 @@ from taskiq_flow.previews import Preview, preview, printable, short_text
 PACKED = "packed"
 """The key of a line of columns that has the version of its form. A line of one event has none."""
 
-VERSION = 1
+VERSION = 2
+"""The version of the form. In the first one, the graph of a ``RunStarted`` stood as it is."""
+
+_GRAPH = "graph"
+"""The key of a ``RunStarted`` that has its compressed graph."""
 
 _name_of, _index_of = attrgetter("task_name"), attrgetter("index")
 _node_of, _task_of, _number_of = attrgetter("node"), attrgetter("task_id"), attrgetter("number")
@@ -51,22 +57,31 @@ _LARGE = 1 << 62
 
 
 class GraphText:
-    """The JSON of a graph. It is made once for all runs of the graph, whose events share tables."""
+    """The text of a graph. It is made once for all runs of the graph, whose events share tables."""
 
     def __init__(self) -> None:
         self._made: tuple[tuple[object, ...], str] = ((), "")
 
     def of(self, event: RunStarted) -> str:
-        """The JSON of what an event says of its graph."""
+        """The text of what an event says of its graph."""
         tables = (
             *(event.task_names, event.edges, event.mapped),
             *(event.expected, event.tasks, event.outputs),
         )
         made, text = self._made
         if made != tables:  # takes no time where these are the same objects
-            text = _json(event.graph_to_dict())
+            text = b64encode(zlib.compress(_json(event.graph_to_dict()).encode(), 1)).decode()
             self._made = tables, text
         return text
+
+    @staticmethod
+    def read(text: str) -> dict[str, Any]:
+        """What a text says, as ``to_dict`` has it. Raises ``ValueError`` if it is damaged."""
+        try:
+            content: dict[str, Any] = json.loads(zlib.decompress(b64decode(text, validate=True)))
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        return content
 
 
 class PackedWriter:
@@ -81,20 +96,18 @@ class PackedWriter:
         """The line of the events of these notes. ``first``: the number of the first one."""
         codes = "".join(notes[::WIDTH])
         content: dict[str, Any] = {PACKED: VERSION, "run": self._run, "seq": first, "events": codes}
-        columns: dict[str, str] = {}
-        texts: list[str] = []
+        columns = {}
         if OTHER in codes:
-            texts = [self._text_of(event) for event in others(notes)]
+            content["others"] = [self._about(event) for event in others(notes)]
             notes = without_others(notes)
         if notes:
             attempts = notes[2::WIDTH]  # one for each event
-            places = dict.fromkeys(attempts)
+            places = defaultdict[Attempt, int](count().__next__)
+            columns["of"] = _column("I", map(places.__getitem__, attempts))  # numbers them
             content |= self._attempts(places)
-            for place, attempt in enumerate(places):
-                places[attempt] = place
             columns["at"] = _column("d", notes[1::WIDTH])
-            columns["of"] = _column("I", map(places.__getitem__, attempts))
-            content["attempt"] = _unless([*map(_number_of, attempts)], 1)
+            if _unless([*map(_number_of, places)], 1):
+                content["attempt"] = [*map(_number_of, attempts)]
             told = codes.replace(OTHER, "").encode()
             workers = [*map(_worker_of, _about(BEGAN, told, attempts))]
             content["worker"] = _printable(workers[:1] if len({*workers}) == 1 else workers)
@@ -109,15 +122,13 @@ class PackedWriter:
         head = _json({key: column for key, column in content.items() if column})
         # The encoder would look at each character of them.
         rest = "".join([f',"{key}":"{column}"' for key, column in columns.items() if column])
-        if texts:
-            rest += f',"others":[{",".join(texts)}]'
         return f"{head[:-1]}{rest}}}\n".encode()
 
-    def _text_of(self, event: Event) -> str:
-        """The JSON of an event of no attempt."""
-        if not isinstance(event, RunStarted):
-            return _json(event.to_dict())
-        return f"{_json(event.session_to_dict())[:-1]},{self._graph.of(event)[1:]}"
+    def _about(self, event: Event) -> dict[str, Any]:
+        """What the line says of an event of no attempt."""
+        if isinstance(event, RunStarted):
+            return {**event.session_to_dict(), _GRAPH: self._graph.of(event)}
+        return event.to_dict()
 
     def _attempts(self, attempts: Collection[Attempt]) -> dict[str, Any]:
         """The attempts of which events are."""
@@ -151,18 +162,23 @@ def read_packed(run_id: str, content: Mapping[str, Any]) -> Iterator[Event | Map
     Raises ``JournalError`` for a line of a later version, and ``ValueError`` or ``LookupError`` for
     one that is damaged.
     """
-    if (form := content[PACKED]) != VERSION:
+    if not 1 <= (form := content[PACKED]) <= VERSION:
         raise JournalError(
             f"the events of run {run_id!r} were written in form {form}, and this version of "
             f"taskiq_flow reads form {VERSION}; read them with the version that wrote them"
         )
-    attempts, rest = _attempts(content), [*reversed(content.get("others", ()))]
+    attempts, rest = _attempts(content), [*map(_with_graph, content.get("others", ()))][::-1]
     for seq, code in enumerate(content["events"], content["seq"]):
         if code == OTHER:
             yield rest.pop()
         else:
             at, attempt = next(attempts)
             yield events_of([code, at, attempt, None], run_id, seq)[0]
+
+
+def _with_graph(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a line has of an event of no attempt, in the form of ``to_dict``."""
+    return about if _GRAPH not in about else {**about, **GraphText.read(about[_GRAPH])}
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class Terminal:
             yield from (Text(f"    {text}") for text in other_errors(node))
         if hidden := failed[MOST_NODES:]:
             yield Text(f"  … and {len(hidden)} more failed", style="dim")
-        if view.error and not failed:
+        if view.error and not failed and view.status != "cancelled":
             yield Text(f"  {error_text(view.error)}")
 
 

@@ -187,11 +187,27 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
             )
         return f"{waited:.3f} s {of_all} {_wait_text(part, who, view, is_one=is_own)}"
     if left > running and not beside[cause]:
+        if (found := _in_flight(view)) is not None:
+            name, seconds = found
+            return f"{seconds:.3f} s {of_all} have passed since {name} was sent; it goes on."
         return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
     longest = max(path, key=lambda stage: stage.running)
     share = "" if len(path) == 1 else f", of which {longest.name} took {longest.running:.3f} s"
     again = _again_text(view.nodes[longest.name])
     return f"{running:.3f} s {of_all} went into running {names}{share}{again}."
+
+
+def _in_flight(view: RunView) -> tuple[str, float] | None:
+    """The node that is in flight for longest, and for how many seconds it is."""
+    since = [
+        (node.sent_at, node.name)
+        for node in view.nodes.values()
+        if node.state in ("queued", "running") and node.sent_at is not None
+    ]
+    if not since or view.at is None:
+        return None
+    sent_at, name = min(since)
+    return name, view.at - sent_at
 
 
 def _again_text(node: NodeView) -> str:

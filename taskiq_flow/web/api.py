@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast, get_args
@@ -132,7 +133,8 @@ class Api:
             limit=int(limit),
         )
         before = found[-1].started if len(found) == limit else None
-        return json_response({"runs": [shown_run(run) for run in found], "before": before})
+        shown = [shown_run(run) for run in found]
+        return json_response({"runs": shown, "before": before, "now": time.time()})
 
     async def run(self, request: Request) -> Response:
         """A snapshot of a run."""

@@ -53,7 +53,7 @@ _BEGUN = _object(run=_TEXT)
 def document() -> Content:
     """The description."""
     run, node = "/api/v1/runs/{run}", "/api/v1/runs/{run}/nodes/{node}"
-    summaries = _object(runs=_LIST, before={"type": ["number", "null"]})
+    summaries = _object(runs=_LIST, before={"type": ["number", "null"]}, now={"type": "number"})
     after = _query("after", {"type": "string"}, "the number of the last event that is known")
     fold = _query("fold", {"type": "string", "enum": ["0", "1"]}, "equal nodes are one box")
     unfolded = _query("unfolded", _TEXTS, "nodes with their own boxes")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 from datetime import date
 from enum import Enum
@@ -77,6 +79,39 @@ def block() -> str:
 
 
 blocking = DAGBuilder("blocking").node(block).build()
+
+
+async def hog() -> str:
+    """Blocks the event loop, so that nothing is done about a signal."""
+    Path("at_gate").touch()
+    time.sleep(60)  # noqa: ASYNC251
+    return "blocked"
+
+
+hogging = DAGBuilder("hogging").node(hog).build()
+
+
+async def unending() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+tasks: list[asyncio.Task[None]] = []
+
+
+def leaves_a_task() -> DAGBuilder:
+    tasks.append(asyncio.get_running_loop().create_task(unending()))
+    return DAGBuilder().node(fetch)
+
+
+def loud() -> int:
+    print("counting")  # noqa: T201
+    os.system("echo in a process")  # noqa: S605, S607
+    return 1
+
+
+louds = DAGBuilder("louds").node(loud).build()
 
 
 class Colour(Enum):

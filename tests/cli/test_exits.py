@@ -120,6 +120,26 @@ def test_help_that_nobody_reads_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(("words", "code"), [("runs --bad", 2), ("validate flows:cyclic", 3)])
+def test_that_nobody_reads_what_is_wrong_changes_no_code(
+    folder: Path, words: str, code: int
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "taskiq_flow", *words.split()]
+    done = subprocess.run(command, cwd=folder, stdout=-1, stderr=writing, check=False)  # noqa: S603
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+def test_ctrl_c_before_there_is_a_command_ends_quietly(tmp_path: Path) -> None:
+    """What it needs is imported for a part of a second."""
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "taskiq_flow", "runs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_locked_run_is_told_apart(with_run: Path, run: Run) -> None:
     with sqlite3.connect(with_run / "runs.db") as connection:
         connection.execute("UPDATE runs SET owner = 'another', expires = 1e12")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from taskiq_flow import NodeFailure, NodeSkipped, RunReader
-from taskiq_flow.cli.output import Results
+from taskiq_flow.cli.output import Results, say, show
+from taskiq_flow.cli.running import Signals
 from tests.cli.conftest import Run, Start
 from tests.commands import Command
 
@@ -43,6 +44,12 @@ def test_results_are_written_as_they_come_and_progress_elsewhere(run: Run) -> No
     assert "title: completed in" in done.errors
     quiet = run("run", "flows:nightly", "-i", "url=a.org", "--quiet", "--output", "fetch")
     assert (quiet.output, quiet.errors) == ("fetch: <h1>Tides</h1> read at a.org\n", "")
+
+
+def test_what_tasks_print_is_no_result(run: Run) -> None:
+    done = run("run", "flows:louds", "--json-lines", "--quiet")
+    assert (done.code, done.output) == (0, '{"node": "loud", "value": 1}\n')
+    assert sorted(done.errors.splitlines()) == ["counting", "in a process"]
 
 
 def test_a_pipeline_is_run_with_its_input(run: Run) -> None:
@@ -96,6 +103,14 @@ def test_failures_in_a_list_are_written_in_short(capsys: pytest.CaptureFixture[s
     assert other == {"index": 2, "skipped": ["before[2]"]}
 
 
+def test_what_a_message_has_for_terminals_does_not_reach_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("error: \x1b[31mred\x07\n\tbelow")
+    show("\x9b2J\rover")
+    assert capsys.readouterr() == ("\\x9b2J\\rover\n", "error: \\x1b[31mred\\x07\n\tbelow\n")
+
+
 def test_failures_that_are_collected_are_results(run: Run) -> None:
     lines = [
         json.loads(line)
@@ -120,7 +135,9 @@ def test_an_engine_keeps_its_options_and_its_listeners(folder: Path, run: Run) -
     assert (folder / "runs.db").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_cancels_the_run_which_can_be_resumed(
     folder: Path, run: Run, at_gate: Command, number: signal.Signals, code: int
 ) -> None:
@@ -144,6 +161,34 @@ def test_a_sync_task_that_goes_on_holds_nobody_up(folder: Path, start: Start) ->
     command.until((folder / "at_gate").exists)
     command.send(signal.SIGINT)
     assert command.wait().code == 130  # the task takes a minute
+
+
+def test_the_second_signal_ends_a_command_whose_event_loop_is_blocked(
+    folder: Path, start: Start
+) -> None:
+    command = start("run", "flows:hogging")
+    command.until((folder / "at_gate").exists)
+    command.send(signal.SIGINT)
+    command.send(signal.SIGTERM)  # a second SIGINT could be taken for the first one
+    assert command.wait().code == 130  # the task takes a minute
+
+
+def test_an_asyncio_task_that_does_not_end_holds_nobody_up(run: Run) -> None:
+    done = run("run", "flows:leaves_a_task", "-i", "url=a.org")
+    assert (done.code, done.output) == (0, "fetch: <h1>Tides</h1> read at a.org\n")
+
+
+async def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As SIGHUP below ``nohup``, and SIGINT in the background of a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+        assert signals.code is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_journal_may_be_named_by_the_environment(folder: Path, start: Start) -> None:

@@ -18,6 +18,8 @@ from rich.cells import cell_len
 from tests.cli.conftest import COMMANDS, Run, Start
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+ESCAPE_OF_COLOUR = re.compile(r"\x1b\[[0-9;?]*[B-JL-Za-z]")
+"""All but what moves up and erases."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 
 
@@ -86,8 +88,7 @@ def screen(start: Start, columns: int, *arguments: str, env: dict[str, str | Non
 
 def too_wide(text: str, columns: int) -> list[str]:
     """The lines that go beyond so many columns, as they are seen in the end."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[B-JL-Za-z]", "", text)
-    return [line for line in shown(plain) if cell_len(line) > columns]
+    return [line for line in shown(ESCAPE_OF_COLOUR.sub("", text)) if cell_len(line) > columns]
 
 
 R1, R2 = "a-run-of-a-night", "f3b1c2d4-7e55-4c1a-9d2e-0a6b8c9d7e51"
@@ -183,3 +184,18 @@ def test_progress_moves_beside_the_results(
     assert "after: open for all" in shown(text)
     lines = ESCAPE.sub("", text).splitlines()
     assert lines[-1].startswith("✓") or lines[-2].startswith("✓")
+
+
+def test_ctrl_c_is_told_once_and_leaves_the_cursor(
+    start: Start, environment: dict[str, str | None]
+) -> None:
+    terminal = Terminal(80)
+    command = start("run", "flows:gated", "--run-id", "r", terminal=terminal.path, env=environment)
+    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    command.send(signal.SIGINT)
+    assert command.wait().code == 130
+    text = terminal.text()
+    *_, ended, cancelled, how = [line for line in shown(ESCAPE_OF_COLOUR.sub("", text)) if line]
+    assert ended.startswith("⊘ r  cancelled in")
+    assert (cancelled, how[:20]) == ("run 'r' was cancelled", "it cannot be resumed")
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from taskiq import AsyncBroker, InMemoryBroker
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
 from taskiq_flow import (
     DAGBuilder,
@@ -21,7 +21,7 @@ from taskiq_flow import (
     Retry,
     RunHandle,
 )
-from taskiq_flow.testing import LocalBroker, LocalNotices
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
 from tests.local_flow import with_flow
 from tests.recording import AtOnce
 from tests.virtual_clock import virtually
@@ -41,6 +41,7 @@ class Site:
         self.made: dict[int, int] = {}
         self.executions = 0
         self.execution: asyncio.Task[Any] | None = None
+        self.flow: LocalFlowMiddleware | None = None
         self.pace = self.seconds = 1.0
 
         async def items(size: int) -> AsyncIterator[int]:
@@ -48,11 +49,11 @@ class Site:
             self.executions += 1
             self.execution = asyncio.current_task()
             self.made[size] = 0
-            for _ in range(size):
+            for number in range(1, size + 1):
                 with running:
                     await asyncio.sleep(self.pace)
-                self.made[size] += 1
-                yield self.made[size]
+                self.made[size] = number
+                yield number
 
         async def double(item: int) -> int:
             with running:
@@ -68,10 +69,10 @@ async def with_workers(slots: int = 100) -> AsyncIterator[Site]:
     """A site whose tasks are executed by a worker, which is told of grants by notices."""
     broker = LocalBroker()
     site = Site(broker)
-    flow = with_flow(broker, site.notices)
+    site.flow = with_flow(broker, site.notices)
     async with broker.worker(slots=slots):
         yield site
-    await flow.shutdown()
+    await site.flow.shutdown()
 
 
 @contextlib.asynccontextmanager
@@ -161,6 +162,39 @@ async def test_a_generator_whose_execution_ends_while_it_waits(
     else:
         assert isinstance(results["items"], NodeFailure)
         assert isinstance(results["items"].error, asyncio.CancelledError)
+
+
+@virtually
+@pytest.mark.parametrize("is_blocked", [False, True])
+async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes_over(
+    monkeypatch: pytest.MonkeyPatch, is_blocked: bool
+) -> None:
+    """And it has any time while there is no room."""
+    async with with_workers() as site:
+        sent: list[bytes] = []
+        kick = site.broker.kick
+
+        async def noting(message: BrokerMessage) -> None:
+            sent.append(message.message)
+            await kick(message)
+
+        monkeypatch.setattr(site.broker, "kick", noting)
+        builder = DAGBuilder().node(site.items, timeout=3, window=1)
+        if is_blocked:
+            site.seconds = 60
+            builder.node(site.double, inputs=["items"], map_over="items", max_parallel=1)
+        run = ExecutionEngine(site.broker, builder.build()).start({"size": 9})
+        await asyncio.sleep(5.5)
+        site.pace = 1000  # the first worker makes no more
+        await asyncio.sleep(1)
+        site.pace = 1
+        assert site.flow is not None
+        worker = site.flow._worker.opened
+        assert worker is not None
+        monkeypatch.setattr(worker, "_name", "another:1")
+        await kick(BrokerMessage(task_id="", task_name="", message=sent[0], labels={}))
+        assert (await run)["items"] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert site.executions == 2
 
 
 # Places of workers

@@ -103,6 +103,27 @@ class TestErrorsOfFallbacks:
             "load": "3: no such page"
         }
 
+    @pytest.mark.parametrize("inputs", [None, ["page"], {"page": "page"}])
+    @pytest.mark.parametrize("is_mapped", [False, True])
+    async def test_a_fallback_is_given_the_error_also_if_it_has_a_default_for_it(
+        self, broker: InMemoryBroker, inputs: Any, is_mapped: bool
+    ) -> None:
+        def explain(page: int, error: Exception | None = None) -> str:
+            return f"{page}: {error}"
+
+        def load(page: int) -> str:
+            raise ValueError("no such page")
+
+        if is_mapped and inputs is None:
+            inputs = {"page": "page"}
+        dag = (
+            DAGBuilder()
+            .node(load, inputs=inputs, map_over="page" if is_mapped else None, fallback=explain)
+            .build()
+        )
+        results = await ExecutionEngine(broker, dag).execute({"page": [3] if is_mapped else 3})
+        assert results == {"load": ["3: no such page"] if is_mapped else "3: no such page"}
+
     async def test_a_key_of_that_name_is_not_the_error(self, broker: InMemoryBroker) -> None:
         def load(error: int) -> int:
             raise ValueError

@@ -24,6 +24,7 @@ from taskiq_flow import (
     MemoryJournal,
     MissingNodeError,
     NodeCompleted,
+    NodeFailed,
     NodeFailedError,
     NodeFailure,
     NodeSkipped,
@@ -322,6 +323,48 @@ async def test_lists_that_differ_in_length_are_told_by_the_generators_output() -
 
 
 @virtually
+@pytest.mark.parametrize("chars", [[], ["a", "b"]])
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_run_ends_when_an_endless_generator_is_longer_than_a_list_beside_it(
+    chars: list[str], many: bool
+) -> None:
+    builder = DAGBuilder().node(numbers)
+    inputs = {"number": "numbers", "char": "chars"}
+    builder.node(
+        awaited(lambda number, char: f"{char}{number}"),
+        name="zipped",
+        inputs=inputs,
+        map_over=["numbers", "chars"],
+    )
+    engine = engine_of(builder)
+    given: dict[str, Any] = {"count": 1_000_000, "chars": chars}
+    with pytest.raises(NodeFailedError, match="'numbers' has more") as failed:
+        if many:
+            _ = [each async for each in engine.execute_many([given])]
+        await engine.execute(given)
+    assert failed.value.task_name == ("zipped[0]" if many else "zipped")
+    assert asyncio.get_running_loop().time() == len(chars) + 1
+
+
+@virtually
+async def test_other_runs_are_told_once_when_the_longer_list_is_whole() -> None:
+    recorder = Recorder()
+    builder = DAGBuilder().node(numbers)
+    inputs = {"number": "numbers", "char": "chars"}
+    builder.node(
+        awaited(lambda number, char: f"{char}{number}"),
+        name="zipped",
+        inputs=inputs,
+        map_over=["numbers", "chars"],
+    )
+    engine = engine_of(builder, on_error="collect", listeners=[recorder])
+    results = await engine.execute({"count": 5, "chars": ["a", "b"]})
+    assert results["numbers"] == [0, 1, 2, 3, 4]
+    assert isinstance(results["zipped"], NodeFailure)
+    assert [(event.task_name, event.at) for event in recorder.of(NodeFailed)] == [("zipped", 5.0)]
+
+
+@virtually
 @pytest.mark.parametrize("is_taken", [False, True])
 @pytest.mark.filterwarnings("ignore::taskiq_flow.UnusedInputWarning")
 async def test_an_input_of_the_user_may_have_any_name(is_taken: bool) -> None:
@@ -368,6 +411,42 @@ async def test_an_array_that_is_filled_again_for_each_item_is_taken_each_time(
     engine = ExecutionEngine(InMemoryBroker(), dag)
     inputs = {"frames": frames()} if is_input else {}
     assert dict([pair async for pair in engine.execute_async(inputs)])["brightness"] == [0, 2, 4]
+
+
+class Odd:
+    """Equality that is no answer, as that of an array."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> Any:
+        return [other]
+
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
+@virtually
+@pytest.mark.parametrize("items", [True, "only"])
+async def test_items_of_any_kind_are_values(items: Items) -> None:
+    given: list[Any] = [None, False, ValueError("a value"), Odd(), (1, 2), [], StopIteration(), ...]
+
+    async def give() -> AsyncIterator[Any]:
+        for value in given:
+            yield value
+
+    async def same(value: Any) -> Any:
+        return value
+
+    builder = DAGBuilder().node(give)
+    builder.node(same, inputs={"value": "give"}, map_over="give", max_parallel=2)
+    found: dict[str, list[Any]] = {"give": [], "same": []}
+    engine = engine_of(builder, values="shared")
+    async for name, item in engine.execute_async(items=items):
+        if isinstance(item, Item):
+            found[name].append(item.value)
+    for values in found.values():
+        assert len(values) == len(given)
+        assert all(value is each for value, each in zip(values, given, strict=True))
 
 
 @virtually
@@ -1024,6 +1103,29 @@ async def test_the_items_that_are_passed_over_have_the_time_of_as_many(is_resume
     assert asyncio.get_running_loop().time() - begin == 5 * 1.5
     last = 1
     assert (await engine.execute(run_id="r", resume=True))["items"] == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_sync_generator_that_outlives_its_time_gives_no_late_item() -> None:
+    may_go_on, closed = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            may_go_on.wait(20)
+            yield 2
+        finally:
+            closed.set()
+
+    builder = DAGBuilder().node(items, timeout=0.3)
+    builder.node(awaited(abs), name="size", inputs=["items"], map_over="items")
+    run = engine_of(builder, on_error="collect").start(items=True)
+    pairs = [pair async for pair in run]
+    may_go_on.set()
+    assert await asyncio.to_thread(closed.wait, 20)
+    assert pairs[:2] == [("items", Item(0, 1)), ("size", Item(0, 1))]
+    assert isinstance(dict(pairs)["items"].error, NodeTimeoutError)
+    assert isinstance(dict(pairs)["size"], NodeSkipped)
+    assert len(pairs) == 4
 
 
 # Ended early

@@ -61,6 +61,13 @@ def test_names_are_like_no_other() -> None:
     assert len({new_owner() for _ in range(100)}) == 100
 
 
+def test_a_process_after_a_fork_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_owner()
+    other = os.getppid()
+    monkeypatch.setattr(os, "getpid", lambda: other)
+    assert f" process {other} since " in new_owner()
+
+
 @pytest.mark.parametrize(
     "name",
     [

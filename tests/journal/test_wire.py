@@ -23,7 +23,9 @@ from taskiq_flow import (
     RunSummary,
 )
 from taskiq_flow.events import Event
+from taskiq_flow.journal.packed import GraphText, PackedWriter
 from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.notes import notes_of
 from tests.journal.events_contract import line_of
 from tests.test_events import EXAMPLES
 
@@ -100,9 +102,53 @@ def test_a_thousand_nodes_take_little_room() -> None:
     assert len(line) < 130_000
 
 
+STARTED = RunStarted("r", 0.1, NAMES, 2.5, {"b": NAMES}, {"b": 1}, {"a": 7.5}, {"a": "f"}, seq=1)
+
+
+def test_a_line_of_the_first_form_is_read_in_which_a_graph_stands_as_it_is() -> None:
+    sent = NodeStarted("r", 0.2, "a", "r:a:1", seq=2)
+    content = json.loads(line_of(STARTED, sent))
+    content |= {"packed": 1, "others": [STARTED.to_dict()]}
+    assert [*read_lines("r", json.dumps(content).encode())] == [STARTED, sent]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(STARTED, task_names=(*NAMES, "c")),
+        replace(STARTED, edges={"a": NAMES}),
+        replace(STARTED, mapped={}),
+        replace(STARTED, expected={}),
+        replace(STARTED, tasks={"b": "f"}),
+        replace(STARTED, outputs={"a": ("a", "b")}),
+    ],
+)
+def test_runs_of_two_graphs_have_each_its_own(other: RunStarted) -> None:
+    graph = GraphText()
+    for event in (STARTED, other, STARTED, replace(other, time=3.0)):
+        line = PackedWriter("r", graph).line(notes_of([event]), 1)
+        assert [*read_lines("r", line)] == [event]
+
+
+def test_a_graph_is_compressed_once_for_its_runs() -> None:
+    graph = GraphText()
+    assert graph.of(STARTED) is graph.of(replace(STARTED, run_id="r2", at=7.0))
+
+
+@pytest.mark.parametrize("graph", ["%", "AAAA", "eJwDAAAAAAE="])
+async def test_a_damaged_graph_is_an_error(graph: str) -> None:
+    content = json.loads(line_of(STARTED))
+    content["others"][0]["graph"] = graph
+    journal, lease = MemoryJournal(), Lease("engine")
+    batch = EventBatch(json.dumps(content).encode(), RunSummary("r", "running", started=1.0, seq=2))
+    await journal.create("r", lease, None, batch)
+    with pytest.raises(JournalError, match="is damaged"):
+        [event async for event in RunReader(journal).events("r")]
+
+
 def test_a_line_of_a_later_version_is_an_error_that_names_both() -> None:
-    line = line_of(NodeStarted("r", 0.1, "a", "t", seq=2)).replace(b'"packed":1', b'"packed":2')
-    with pytest.raises(JournalError, match=r"written in form 2, and .* reads form 1; read them"):
+    line = line_of(NodeStarted("r", 0.1, "a", "t", seq=2)).replace(b'"packed":2', b'"packed":3')
+    with pytest.raises(JournalError, match=r"written in form 3, and .* reads form 2; read them"):
         list(read_lines("r", line))
 
 

@@ -78,16 +78,23 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("parts", HOSTILE.values(), ids=HOSTILE)
+def has_json(parts: Any) -> bool:
+    """Whether the module ``json`` can write it."""
+    try:
+        json.dumps(parts)
+    except RecursionError:
+        return False
+    return True
+
+
+SENT = {name: parts for name, parts in HOSTILE.items() if has_json(parts)}
+
+
+@pytest.mark.parametrize("parts", SENT.values(), ids=SENT)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_hostile_tag_is_an_error(way: str, parts: Any) -> None:
-    tree = {"$tf": 1, "v": {"$tf": parts}}
-    try:
-        json.dumps(tree)
-    except RecursionError:
-        pytest.skip("JSON cannot say it")
     with pytest.raises(SerializationError):
-        WAYS[way](tree)
+        WAYS[way]({"$tf": 1, "v": {"$tf": parts}})
 
 
 @pytest.mark.parametrize("parts", HOSTILE.values(), ids=HOSTILE)

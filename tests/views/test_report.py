@@ -202,6 +202,21 @@ def test_the_report_of_a_run_that_goes_on_has_what_has_happened() -> None:
     assert [node.state for node in report.nodes.values()] == ["completed", "pending"]
 
 
+def test_of_a_run_that_goes_on_the_node_that_is_in_flight_for_longest_is_named() -> None:
+    view = view_of(
+        started("a", "b", "c", edges={"b": ("a",), "c": ("a",)}),
+        *(sent("a", 0.0), began("a", 0.0), completed("a", 1.0)),
+        *(sent("b", 1.0), began("b", 1.0), sent("c", 2.0), began("c", 9.0)),
+    )
+    assert RunReport.of(view).sentence == (
+        "8.000 s of 9.000 s have passed since b was sent; it goes on."
+    )
+    view.note_status("interrupted")
+    assert RunReport.of(view).sentence == (
+        "8.000 s of 9.000 s passed before, between and after the times of a."
+    )
+
+
 def test_of_many_nodes_those_that_took_longest_are_printed() -> None:
     names = [f"n{number}" for number in range(MOST_LISTED + 2)]
     view = view_of(RunStarted("r", 0.0, tuple(names)))

@@ -148,7 +148,7 @@ async def test_nodes_of_any_name_with_any_value_are_followed(serve: Serve) -> No
         shown = await seen.page.locator("#timeline .name").all_text_contents()
         assert shown == [printable(name) for name in names]
         for row, (name, value) in enumerate(STRANGE.items()):
-            await seen.page.locator("#timeline li").nth(row).click()
+            await seen.page.evaluate(f"document.querySelectorAll('#timeline li')[{row}].click()")
             wanted = json.dumps(printable(name))
             await seen.wait(f"document.querySelector('aside h2')?.textContent === {wanted}")
             texts.append(await seen.page.locator("aside div.values pre").text_content())
@@ -351,6 +351,20 @@ async def test_the_time_left_is_the_newest_estimate_of_the_server(serve: Serve) 
         await execute("n1", 10.0, 12.0)  # was faster
         await seen.page.clock.run_for(1200)
         await seen.wait(f"/4[0-8] s left/.test({top})")
+        assert seen.complaints == []
+
+
+async def test_how_long_a_run_takes_is_told_by_the_clock_of_the_server(serve: Serve) -> None:
+    journal = MemoryJournal()
+    await Written(journal).begin()
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.page.clock.install(time=time.time() + 3600)  # that of the browser is wrong
+        await seen.goto(site.base)
+        await seen.wait(LISTED)
+        took = await seen.page.locator("tbody td.number").nth(1).inner_text()
+        assert re.fullmatch(r"[\d.]+ m?s", took)
         assert seen.complaints == []
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,49 @@ async def test_who_is_behind_the_window_reads_the_journal(
     await run.end()
     log = await log_of(journal, "r1")
     assert await asyncio.gather(*watching) == [log, log[5:], log[within:]]
+
+
+async def test_a_run_in_the_place_of_another_ends_the_stream_of_that_one(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run, other = Written(journal), Written(journal)
+    await run.begin(RunStarted("r1", 0.0, ("load",), time=1.0))
+    await run.leave()
+    app = runs_app(journal)
+    site = await serve(app)
+    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
+    await until(lambda: "r1" in app.state.hub._windows, "it is watched")
+    await until(lambda: app.state.hub._windows["r1"]._frames, "its first event is sent")
+    await journal.delete("r1")
+    await other.begin(RunStarted("r1", 0.0, ("save",), time=2.0))
+    await other.send(3)
+    async with asyncio.timeout(LONGEST):
+        assert [event["time"] for event in await watching] == [1.0]
+
+
+async def test_a_run_is_looked_at_a_few_times_a_second_however_often_it_changes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "FRAME_SECONDS", 0.2)
+    journal, looks = MemoryJournal(), 0
+    stored = journal.events
+
+    def counted(run_id: str, after: int = 0) -> Any:
+        nonlocal looks
+        looks += 1
+        return stored(run_id, after)
+
+    monkeypatch.setattr(journal, "events", counted)
+    run = Written(journal)
+    await run.begin()
+    site = await serve(runs_app(journal))
+    begun = time.monotonic()
+    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
+    for _ in range(50):
+        await run.send(1)
+        await asyncio.sleep(0.01)
+    await run.end()
+    assert len(await watching) == 52
+    assert looks <= (time.monotonic() - begun) / 0.2 + 2
 
 
 async def test_events_that_were_never_written_show_as_a_gap(serve: Serve) -> None:

@@ -11,7 +11,7 @@ const STATES = ["running", "failed", "interrupted", "completed", "cancelled"];
 export class RunsPage {
   constructor(root, about) {
     Object.assign(this, { root, about, runs: new Map(), selected: null, connection: "", notice: "" });
-    Object.assign(this, { isRead: false, more: null, failedFirst: true });
+    Object.assign(this, { isRead: false, more: null, failedFirst: true, ahead: 0 });
     this.readAddress();
     document.title = "runs · taskiq-flow";
     this.render();
@@ -26,8 +26,9 @@ export class RunsPage {
 
   async begin() {
     const { tags } = this;
-    const { runs, before } = await get(this.pathOf(tags));
+    const { runs, before, now } = await get(this.pathOf(tags));
     if (tags !== this.tags) return null; // others were chosen meanwhile
+    this.ahead = now - Date.now() / 1000; // of the server's clock, by which runs have their times
     this.runs = new Map(runs.map((run) => [run.run, run]));
     Object.assign(this, { more: before, isRead: true, notice: "" });
     this.render();
@@ -187,7 +188,7 @@ export class RunsPage {
   }
 
   row(run) {
-    const seconds = run.started ? (run.ended ?? (run.status === "running" ? Date.now() / 1000 : null)) - run.started : null;
+    const seconds = run.started ? (run.ended ?? (run.status === "running" ? Date.now() / 1000 + this.ahead : null)) - run.started : null;
     const follow = (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey) return;
       event.preventDefault();
