@@ -75,6 +75,7 @@ class Generating:
 
     def _begin(self, node_run: NodeRun) -> None:
         self._workers.pop(node_run, None)
+        node_run.is_begun_anew = False
         grant = self._in_flight.get(node_run)
         if grant is None:
             remembers = self._remembers or node_run.options.retry is not None
@@ -90,7 +91,7 @@ class Generating:
             self._standstill.begun(node_run)
         if node_run.gives_items and worker not in (known := self._workers.setdefault(node_run, [])):
             known.append(worker)
-            if len(known) > 1 and not node_run.is_blocked:
+            if len(known) > 1:
                 node_run.begin_anew()
 
     def take(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> bool:
