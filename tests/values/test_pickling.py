@@ -6,6 +6,7 @@ import enum
 import math
 import pickle
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -118,6 +119,26 @@ class ReadOnly(dict[str, int]):
         raise TypeError("read only")
 
 
+class OthersWhenIterated(list[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class OfASet(set[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class OfADeque(deque[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class WithoutItems(OrderedDict[str, int]):
+    def items(self) -> Any:
+        return []
+
+
 class Number(int):
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -133,6 +154,10 @@ UNFAITHFUL = {
     "other items": Doubling([1]),
     "no items": ReadOnly(a=1),
     "a builtin's subclass": Number(1),
+    "a list that is read otherwise": OthersWhenIterated([1]),
+    "a set that is read otherwise": OfASet([1]),
+    "a deque that is read otherwise": OfADeque([1]),
+    "a dictionary without items": WithoutItems(a=1),
 }
 
 
@@ -303,11 +328,19 @@ class AttrsFrozen:
     content: Any
 
 
-GENERATED = [Color.RED, Named(1), Frozen(1), FrozenSlots(1), AttrsFrozen(1)]
+@dataclass
+class Iterated:
+    content: Any
+
+    def __iter__(self) -> Any:
+        return iter([self.content])
+
+
+GENERATED = [Color.RED, Named(1), Frozen(1), FrozenSlots(1), AttrsFrozen(1), Iterated(1)]
 
 
 @pytest.mark.parametrize("value", GENERATED, ids=lambda value: type(value).__name__)
-def test_what_libraries_generate_for_classes_is_not_checked_at_each_writing(
+def test_what_is_known_to_come_back_is_not_read_at_each_writing(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_main, "check_read_back", lambda *_: pytest.fail("it is read back"))
