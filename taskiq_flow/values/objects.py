@@ -339,9 +339,10 @@ def _read_exception(decoder: Decoder, parts: list[Any]) -> BaseException:
         else:  # not by ``setattr``, which calls the setters of properties
             vars(error)[name] = content
     origin = decoder.decode(cause)
+    # Not by ``setattr``: the class may allow no changes, as a frozen dataclass.
     if origin is not None:
-        error.__cause__ = origin
-    error.__suppress_context__ = bool(is_suppressed)
+        BaseException.__setattr__(error, "__cause__", origin)
+    BaseException.__setattr__(error, "__suppress_context__", bool(is_suppressed))
     return error
 
 
