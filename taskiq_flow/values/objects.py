@@ -301,7 +301,7 @@ def _exception(encoder: Encoder, value: BaseException) -> tuple[Any, ...]:
     return (
         _reference(encoder, type(value)),
         encoder.items(arguments),
-        encoder.fields((name, getattr(value, name)) for name in names),
+        encoder.attributes((name, getattr(value, name)) for name in names),
         encoder.encode(value.__cause__),
         value.__suppress_context__,
     )

@@ -131,12 +131,12 @@ class Wire:
         """A failed result that has its error as the codec encodes it, too.
 
         taskiq calls the class with the arguments, which fails for some, and leaves out attributes.
-        It alone carries errors that are large or that the codec refuses.
+        It alone carries errors that are large or whose class or arguments the codec refuses.
         """
         try:
             if _is_large_error(error):
                 return result
-            payload = self._sealed(task_id, {_ERROR: self.codec.encode(error, strict=True)})
+            payload = self._sealed(task_id, {_ERROR: self.codec.encode_failure(error)})
         except Exception:  # whatever the error's attributes raise, too
             return result
         return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})

@@ -6,7 +6,10 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from email.message import Message
+from io import BytesIO
 from typing import Annotated, Any
+from urllib.error import HTTPError
 
 import pytest
 from taskiq import (
@@ -415,6 +418,20 @@ async def test_an_error_that_the_codec_does_not_carry_arrives_as_taskiq_sends_it
     error = caught.value.__cause__
     assert (type(error), error and error.args) == (ValueError, ("none",))
     assert not hasattr(error, "attribute")
+
+
+async def test_an_error_arrives_without_what_cannot_be_carried_of_its_attributes() -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fetch() -> None:
+        raise HTTPError("http://a", 404, "Not Found", Message(), BytesIO(b"page"))
+
+    with pytest.raises(NodeFailedError, match="HTTPError: HTTP Error 404: Not Found") as caught:
+        await site.run(fetch, given={}, run_timeout=5.0)
+    error = caught.value.__cause__
+    assert isinstance(error, HTTPError)
+    assert (error.code, error.filename) == (404, "http://a")
 
 
 async def test_an_error_that_allows_no_changes_arrives() -> None:
