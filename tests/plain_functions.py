@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,11 @@ class OddError(Exception):
     def __init__(self, code: int, *, why: str) -> None:
         super().__init__(f"code {code}")
         self.code, self.why = code, why
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
 
 
 class Unreadable:
@@ -124,6 +130,10 @@ def divide(a: int, b: int) -> float:
 
 def fail_oddly(code: int) -> NoReturn:
     raise OddError(code, why="so")
+
+
+def fail_frozen() -> NoReturn:
+    raise FrozenError(3)
 
 
 def fail_locally() -> NoReturn:

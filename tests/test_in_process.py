@@ -154,6 +154,12 @@ async def test_an_exception_whose_class_takes_other_arguments_arrives() -> None:
     assert vars(caught.value) == {"code": 7, "why": "so"}
 
 
+async def test_an_exception_that_allows_no_changes_arrives() -> None:
+    with pytest.raises(plain.FrozenError) as caught:
+        await functions.fail_frozen()
+    assert (caught.value, caught.value.args) == (plain.FrozenError(3), (3,))
+
+
 async def test_an_exception_that_cannot_be_pickled_is_told_as_text() -> None:
     with pytest.raises(SerializationError, match=r"(?s)LocalError: here.*line"):
         await functions.fail_locally()

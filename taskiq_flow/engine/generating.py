@@ -75,6 +75,7 @@ class Generating:
 
     def _begin(self, node_run: NodeRun) -> None:
         self._workers.pop(node_run, None)
+        node_run.is_begun_anew = False
         grant = self._in_flight.get(node_run)
         if grant is None:
             remembers = self._remembers or node_run.options.retry is not None
@@ -90,7 +91,7 @@ class Generating:
             self._standstill.begun(node_run)
         if node_run.gives_items and worker not in (known := self._workers.setdefault(node_run, [])):
             known.append(worker)
-            if len(known) > 1 and not node_run.is_blocked:
+            if len(known) > 1:
                 node_run.begin_anew()
 
     def take(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> bool:
@@ -188,7 +189,11 @@ class Generating:
 
     def _let_one_go_on(self) -> bool:
         """Nothing moves: have the first one that waits make a window more."""
-        waiting = [node_run for node_run in self._in_flight if node_run.is_blocked]
+        waiting = [
+            node_run
+            for node_run in self._in_flight
+            if node_run.is_blocked and node_run not in self._ended_while_queued
+        ]
         if not waiting:
             return False
         if not self._has_warned:

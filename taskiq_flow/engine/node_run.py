@@ -155,6 +155,7 @@ class NodeRun:
     waited_for: PendingResult | None = None  # the same result, which another node computes
     gives_items = False  # it is a generator whose items are taken one by one
     grant: Grant | None = None  # of such a one
+    is_begun_anew = False  # by a further worker, while there was no room for items
 
     def __init__(
         self,
@@ -326,15 +327,23 @@ class NodeRun:
         return timeout if self.grant is None else timeout * (1 + self.grant.have)
 
     def begin_anew(self) -> None:
-        """A further worker begins the task: the time of an attempt begins once more."""
-        self.began_at = None
+        """A further worker begins the task: the time of an attempt begins once more.
+
+        While a generator waits for room no time counts: it begins with the next item's.
+        """
+        if self.is_blocked:
+            self.is_begun_anew = True
+        else:
+            self.began_at = None
 
     def on_items(self, now: float) -> float | None:
         """A generator has given items, or may go on: the time of the next one begins."""
         if self.began_at is None or self.options.timeout is None:
             return None
         self.began_at = now
-        return self.options.timeout
+        is_anew, self.is_begun_anew = self.is_begun_anew, False
+        timeout = self.options.timeout
+        return self._time_to_begin(timeout) if is_anew else timeout
 
     def on_resent(self) -> float:
         """A middleware has sent the task again, which waits for a worker once more."""

@@ -346,7 +346,7 @@ class RunReader:
                 for lines in part:
                     try:
                         events = list(read_lines(run_id, lines))
-                    except (ValueError, LookupError, TypeError) as error:
+                    except (ValueError, LookupError, TypeError, RecursionError) as error:
                         raise errors.damaged(run_id, error) from error
                     for event in events:
                         yield event

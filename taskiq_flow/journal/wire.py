@@ -15,8 +15,8 @@ from taskiq_flow.previews import Preview, ReportedError
 def read_lines(run_id: str, lines: bytes) -> Iterator[Event]:
     """The events of lines. Those of a type that is not known, of a later version, are left out.
 
-    Values are ``Preview``, errors ``ReportedError``. Raises ``ValueError``, ``LookupError`` or
-    ``TypeError`` for other lines.
+    Values are ``Preview``, errors ``ReportedError``. Raises ``ValueError``, ``LookupError``,
+    ``TypeError`` or ``RecursionError`` for other lines.
     """
     for line in lines.splitlines():
         content = json.loads(line)

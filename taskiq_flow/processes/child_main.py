@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import ctypes
+import functools
 import importlib
 import io
 import os
@@ -235,27 +236,41 @@ class _Pickler(pickle.Pickler):
             return _reduced_array
         is_error = issubclass(kind, BaseException)
         trusted = _BUILTINS if is_error else _TRUSTED
-        self.is_doubtful |= _defines(kind, (*_OWN_WAY, *_RESTORING), trusted)
+        is_collection = issubclass(kind, (list, dict, set, frozenset, deque))
+        names = (*_OWN_WAY, *_RESTORING, *(_OF_COLLECTIONS if is_collection else ()))
+        self.is_doubtful |= _defines(kind, names, trusted)
         return _reduced_error if is_error and not _defines(kind, _OWN_WAY, trusted) else None
 
 
 _OWN_WAY = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
-_RESTORING = (
-    *("__new__", "__getnewargs__", "__getnewargs_ex__", "__setattr__"),
-    *("append", "extend", "__setitem__", "__iter__", "items"),
-)
+_RESTORING = ("__new__", "__getnewargs__", "__getnewargs_ex__", "__setattr__")
+_OF_COLLECTIONS = ("append", "extend", "__setitem__", "__iter__", "items")
 """The methods that have a say in what pickle writes, and in what it makes of that."""
 
 _BUILTINS = frozenset({"builtins"})
 _TABLES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
-_TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "pydantic"})
+_TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "attr", "pydantic"})
 """Packages whose ways of pickling are known to be right."""
 
 
 def _defines(kind: type, names: tuple[str, ...], trusted: frozenset[str]) -> bool:
     """Whether a class has one of these methods from a package that is not among ``trusted``."""
     others = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in trusted]
-    return any(name in vars(base) for base in others for name in names)
+    found = ((base, name) for base in others for name in names if name in vars(base))
+    return not all(_is_generated(kind, base, name, trusted) for base, name in found)
+
+
+def _is_generated(kind: type, base: type, name: str, trusted: frozenset[str]) -> bool:
+    """Whether a package gave a class a method, as to each enumeration and named tuple."""
+    if name == "__setattr__":  # of a frozen dataclass: pickle calls it for slots only
+        has_slots = any(vars(each).get("__slots__") for each in kind.__mro__)
+        is_frozen = getattr(vars(base).get("__dataclass_params__"), "frozen", False)
+        if is_frozen and trusted is _TRUSTED:
+            return not has_slots or hasattr(kind, "__setstate__")
+    method = vars(base)[name]
+    module = str(getattr(getattr(method, "__func__", method), "__module__", ""))
+    is_of_tuple = module.startswith("namedtuple_") and issubclass(base, tuple)
+    return is_of_tuple or module.partition(".")[0] in trusted
 
 
 def _reduced_array(array: Any) -> Any:
@@ -292,53 +307,85 @@ def check_read_back(value: Any, read: Callable[[], Any]) -> None:
     What an object leaves out that says itself what it is made of is not missed, unless its class
     says that the two are not equal.
     """
+    copy = _read_back(value, read)
+    # It counts if two copies are equal: those of an object with a NaN, say, are not.
+    if _difference(value, copy, copy) and (
+        difference := _difference(value, copy, _read_back(value, read))
+    ):
+        raise pickle.PicklingError(difference)
+
+
+def _read_back(value: Any, read: Callable[[], Any]) -> Any:
     try:
-        pending = [(value, read())]
+        return read()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the value's own methods raise
         text = f"a {_named(value)} does not come back: {_described(error)}"
         raise pickle.PicklingError(text) from error
+
+
+def _difference(value: Any, copy: Any, other: Any) -> str:
+    """What is not the same in a copy; empty if all is. ``other``: one more copy, or the same."""
+    pending = [(value, copy, other)]
     seen: dict[int, Any] = {}  # by id; a part keeps its id from others
     while pending:
-        part, copy = pending.pop()
+        part, copy, other = pending.pop()
         if part is copy or id(part) in seen:
             continue
         seen[id(part)] = part
         if type(copy) is not type(part):
-            raise pickle.PicklingError(f"a {_named(part)} comes back as a {_named(copy)}")
+            return f"a {_named(part)} comes back as a {_named(copy)}"
         parts = _parts(part)
-        if parts is None and _differs(part, copy):
-            raise pickle.PicklingError(f"a {_named(part)} comes back as a different one")
+        if parts is None:
+            if _differs(part, copy) and (copy is other or not _differs(copy, other)):
+                return f"a {_named(part)} comes back as a different one"
+            continue
         of_copy = _parts(copy) or []
-        if len(parts or ()) != len(of_copy):
-            raise pickle.PicklingError(f"a {_named(part)} comes back with other parts")
-        pending.extend(zip(parts or (), of_copy, strict=True))
+        if len(parts) != len(of_copy):
+            return f"a {_named(part)} comes back with other parts"
+        of_other = of_copy if copy is other else _parts(other) or []
+        if len(of_other) != len(of_copy):
+            of_other = of_copy
+        for each in zip(parts, of_copy, of_other, strict=True):
+            kind = type(each[0])  # most parts are scalars: they are compared here, in less time
+            if kind not in _SCALARS or kind is not type(each[1]) or each[0] != each[1]:
+                pending.append(each)
+    return ""
+
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def _parts(value: Any) -> list[Any] | None:
     """What a value is made of; ``None`` for one that can be compared as a whole only."""
-    kind = type(value)
     if isinstance(value, BaseException):
-        return [value.args, value.__cause__, vars(value)]
+        # What is called to make it again may keep other arguments: pydantic's errors have none.
+        is_made = _defines(type(value), _OWN_WAY, _BUILTINS)
+        said = str(value) if is_made else value.args
+        return [said, value.__cause__, vars(value)]
     for collection in (list, tuple, deque):
         if isinstance(value, collection):
             iterate: Any = collection.__iter__  # its own may have been replaced
             return [*iterate(value)]
     if isinstance(value, dict):
         return [*dict.keys(value), *dict.values(value)]
-    if (names := _compared_fields(kind)) or kind.__module__.partition(".")[0] in _TABLES:
-        return [getattr(value, name, None) for name in names]
-    is_set = isinstance(value, (set, frozenset))
-    is_whole = is_set or kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
-    return None if is_whole else [getattr(value, "__dict__", None)]
+    kind: Any = type(value)
+    names = _compared_names(kind)
+    return None if names is None else [getattr(value, name, None) for name in names]
 
 
-def _compared_fields(kind: Any) -> list[str]:
-    """The fields by which objects of a dataclass or of an attrs class are compared."""
+@functools.lru_cache(maxsize=256)
+def _compared_names(kind: Any) -> tuple[str, ...] | None:
+    """The attributes by which objects of a class are compared, such as fields of a dataclass."""
     fields = getattr(kind, "__dataclass_fields__", {})
     of_attrs = getattr(kind, "__attrs_attrs__", ())
-    return [f.name for f in fields.values() if f.compare] + [f.name for f in of_attrs if f.eq]
+    names = [f.name for f in fields.values() if f.compare] + [f.name for f in of_attrs if f.eq]
+    if names or kind.__module__.partition(".")[0] in _TABLES:
+        return tuple(names)
+    is_set = issubclass(kind, (set, frozenset))
+    is_whole = is_set or kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
+    return None if is_whole else ("__dict__",)
 
 
 def _differs(value: Any, copy: Any) -> bool:
@@ -404,8 +451,9 @@ def _raised(error: Exception) -> tuple[bytes, bytes]:
     """The frame for an exception: itself if that can be pickled, or its class and what it has."""
     below = error.__traceback__ and error.__traceback__.tb_next  # without our own frame
     text = "".join(traceback.format_exception(type(error), error, below))
-    error.__cause__ = None  # the parent puts the text in its place
     try:
+        # The parent puts the text in its place. The class may allow no changes.
+        BaseException.__setattr__(error, "__cause__", None)
         try:
             content = pickled(error)
         except Exception:  # its class has a way of its own, which does not restore it

@@ -106,7 +106,7 @@ def _restored(parts: Any) -> BaseException:
         return parts
     kind, args, attributes = parts
     error: BaseException = kind.__new__(kind, *args)
-    error.args = args
+    BaseException.__setattr__(error, "args", args)  # the class may allow no changes
     vars(error).update(attributes)
     return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import types
 import typing
@@ -11,8 +12,12 @@ from enum import Enum
 from typing import Any, Self
 
 from pydantic import BaseModel
+from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.errors import SerializationError
+
+MAIN = "__main__"
+"""The module of the main script, in the process that runs it."""
 
 
 def kind_of(cls: type) -> str | None:
@@ -28,6 +33,18 @@ def kind_of(cls: type) -> str | None:
     if dataclasses.is_dataclass(cls):
         return "dataclass"
     return "attrs class" if "__attrs_attrs__" in vars(cls) else None
+
+
+def script() -> str | None:
+    """The name by which workers import the main script; ``None`` if it is no module with tasks.
+
+    taskiq begins the names of its tasks with it, and makes it of the script's path.
+    """
+    name = os.path.normpath(sys.argv[0]).removesuffix(".py").replace(os.sep, ".")
+    contents = tuple(vars(sys.modules[MAIN]).values())
+    tasks = [task for task in contents if isinstance(task, AsyncTaskiqDecoratedTask)]
+    has_tasks = any(task.task_name.startswith(f"{name}:") for task in tasks)
+    return name if has_tasks and all(map(str.isidentifier, name.split("."))) else None
 
 
 def imported(module: str, qualname: str) -> type | None:
@@ -63,7 +80,12 @@ class Classes:
         self._known.update({(cls.__module__, cls.__qualname__): cls for cls in classes})
 
     def find(self, module: str, qualname: str, kind: str) -> type:
-        """The class of this module, name and kind. Raises ``SerializationError``."""
+        """The class of this module, name and kind. Raises ``SerializationError``.
+
+        One of a module that was not imported may be the main script's own.
+        """
+        if module not in sys.modules and module == script():
+            module = MAIN
         known = self._known.get((module, qualname))
         found = known or imported(module, qualname)
         name = f"{module}.{qualname}"[:200]

@@ -101,6 +101,14 @@ class ValueCodec:
         tree = self._tree(value, encoder)
         return value if plain and tree == value else {TAG: VERSION, "v": tree}
 
+    def encode_failure(self, error: BaseException) -> Any:
+        """The JSON form of what a task has raised, without attributes that cannot be carried.
+
+        Raises ``SerializationError`` for a class or arguments that cannot be.
+        """
+        encoder = Encoder(self._find, strict=True, fallback=self._fallback, leaves_out=True)
+        return {TAG: VERSION, "v": self._tree(error, encoder)}
+
     def decode(self, tree: Any, classes: Classes) -> Any:
         """The value that ``encode`` was given. Only for data that a codec is known to have made.
 

@@ -22,7 +22,7 @@ from uuid import UUID
 from pydantic import BaseModel, RootModel
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.values.classes import imported, kind_of
+from taskiq_flow.values.classes import MAIN, imported, kind_of, script
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
 _ARGUMENTS: dict[str, Any] = {
@@ -56,7 +56,8 @@ def _reference(encoder: Encoder, cls: type) -> Any:
             _reference(encoder, generic["origin"]),
             *(_argument(encoder, part) for part in generic["args"]),
         ]
-    if cls.__module__ == "__main__" and not encoder.keeps_main:
+    module: str | None = cls.__module__
+    if module == MAIN and not encoder.keeps_main and (module := script()) is None:
         raise RefusedError(
             "its class is defined in __main__; move it to a module that both processes import"
         )
@@ -67,7 +68,7 @@ def _reference(encoder: Encoder, cls: type) -> Any:
             f"its class is not found as {cls.__module__}.{cls.__qualname__}, its own name; move or "
             "rename it, or register it with the codec"
         )
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return f"{module}:{cls.__qualname__}"
 
 
 def _argument(encoder: Encoder, argument: Any) -> Any:
@@ -300,7 +301,7 @@ def _exception(encoder: Encoder, value: BaseException) -> tuple[Any, ...]:
     return (
         _reference(encoder, type(value)),
         encoder.items(arguments),
-        encoder.fields((name, getattr(value, name)) for name in names),
+        encoder.attributes((name, getattr(value, name)) for name in names),
         encoder.encode(value.__cause__),
         value.__suppress_context__,
     )
@@ -338,9 +339,10 @@ def _read_exception(decoder: Decoder, parts: list[Any]) -> BaseException:
         else:  # not by ``setattr``, which calls the setters of properties
             vars(error)[name] = content
     origin = decoder.decode(cause)
+    # Not by ``setattr``: the class may allow no changes, as a frozen dataclass.
     if origin is not None:
-        error.__cause__ = origin
-    error.__suppress_context__ = bool(is_suppressed)
+        BaseException.__setattr__(error, "__cause__", origin)
+    BaseException.__setattr__(error, "__suppress_context__", bool(is_suppressed))
     return error
 
 

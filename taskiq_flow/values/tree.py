@@ -49,8 +49,9 @@ class Encoder:
 
     ``find``: gives the tag of a type and its function, or raises ``RefusedError``. ``fallback``:
     encodes what is refused, if there is such a way. ``keeps_main``: whether objects of classes of
-    the main script are encoded, which other processes do not have. ``buffers``: takes the binary
-    leaves of a frame; without it they become base64 text.
+    the main script are encoded, which other processes do not have. ``leaves_out``: whether an
+    exception is encoded without those of its attributes that are refused. ``buffers``: takes the
+    binary leaves of a frame; without it they become base64 text.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Encoder:
         buffers: list[memoryview] | None = None,
         fallback: Handler | None = None,
         keeps_main: bool = False,
+        leaves_out: bool = False,
     ) -> None:
         self.keeps_main = keeps_main
+        self._leaves_out = leaves_out
         self._find = find
         self._strict = strict
         self._buffers = buffers
@@ -130,6 +133,17 @@ class Encoder:
             except RefusedError as error:
                 error.parts.append(f".{name}")
                 raise
+        return trees
+
+    def attributes(self, items: Iterable[tuple[str, Any]]) -> list[list[Any]]:
+        """As ``fields``, for an exception."""
+        trees = []
+        for item in items:
+            try:
+                trees += self.fields([item])
+            except RefusedError:
+                if not self._leaves_out:
+                    raise
         return trees
 
     def in_order(self, items: Iterable[Any]) -> list[Any]:

@@ -131,13 +131,13 @@ class Wire:
         """A failed result that has its error as the codec encodes it, too.
 
         taskiq calls the class with the arguments, which fails for some, and leaves out attributes.
-        It alone carries errors that are large or that the codec refuses.
+        It alone carries errors that are large or whose class or arguments the codec refuses.
         """
-        if _is_large_error(error):
-            return result
         try:
-            payload = self._sealed(task_id, {_ERROR: self.codec.encode(error, strict=True)})
-        except SerializationError:
+            if _is_large_error(error):
+                return result
+            payload = self._sealed(task_id, {_ERROR: self.codec.encode_failure(error)})
+        except Exception:  # whatever the error's attributes raise, too
             return result
         return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
 
@@ -149,11 +149,12 @@ class Wire:
         try:
             self._check(task_id, result.return_value, _ERROR)
             error = self.codec.decode(result.return_value[_ERROR], self._classes)
-        except SerializationError:  # as of a class that is not imported here
+        except Exception:  # as of a class that is not imported here, or of a decoder of the user's
             return plain
         if not isinstance(error, BaseException):
             return plain
-        error.__context__ = None if result.error is None else result.error.__context__
+        context = None if result.error is None else result.error.__context__
+        BaseException.__setattr__(error, "__context__", context)  # the class may allow no changes
         return plain.model_copy(update={"error": error})
 
     def refer_to(
@@ -243,11 +244,15 @@ def _not_sealed(task_id: str) -> SerializationError:
 
 def _is_large_error(error: BaseException) -> bool:
     parts: list[Any] = []
-    cause: BaseException | None = error
-    while cause is not None and len(parts) <= MAX_DEPTH:
-        parts += [cause.args, vars(cause)]
-        cause = cause.__cause__
-    return is_large(parts)
+    pending = [error]
+    while pending and len(parts) <= 2 * MAX_DEPTH:
+        each = pending.pop()
+        parts += [each.args, vars(each)]
+        if each.__cause__ is not None:
+            pending.append(each.__cause__)
+        if isinstance(each, BaseExceptionGroup):
+            pending += each.exceptions
+    return bool(pending) or is_large(parts)
 
 
 def is_encoded_result(result: TaskiqResult[Any]) -> bool:

@@ -114,6 +114,8 @@ class Execution:
         """Cancel the function if it runs, once; if it has not begun, prevent it from running."""
         if not self.is_revoked and self._running is not None:
             self._running.cancel()
+            if self.sink is not None:
+                self.sink.close()  # its generator may go on in spite of that
         self.is_revoked = True
 
     async def when_told(self) -> None:

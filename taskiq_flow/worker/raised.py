@@ -10,19 +10,27 @@ def as_sent(error: BaseException) -> BaseException:
     their ``repr`` would be sent, of which no ``UnicodeDecodeError`` can be made. The errors behind
     ``error``, its ``__cause__`` and its ``__context__``, are replaced in the same way.
     """
-    return _as_sent(error, set())
-
-
-def _as_sent(error: BaseException, seen: set[int]) -> BaseException:
-    if id(error) in seen:  # a cause may be a context as well, and its own
+    pending, found = [error], {id(error): error}  # a cause may be a context as well, and its own
+    while pending:
+        behind = pending.pop()
+        for other in (behind.__cause__, behind.__context__):
+            if other is not None and id(other) not in found:
+                found[id(other)] = other
+                pending.append(other)
+    sent = {
+        key: UnicodeError(str(other))
+        for key, other in found.items()
+        if isinstance(other, UnicodeDecodeError)
+    }
+    if not sent:
         return error
-    seen.add(id(error))
-    sent = UnicodeError(str(error)) if isinstance(error, UnicodeDecodeError) else error
-    cause, context = error.__cause__, error.__context__
-    is_suppressed = error.__suppress_context__
-    if cause is not None:
-        sent.__cause__ = _as_sent(cause, seen)
-    if context is not None:
-        sent.__context__ = _as_sent(context, seen)
-    sent.__suppress_context__ = is_suppressed  # it may be without a cause: ``from None``
-    return sent
+    for key, other in found.items():
+        is_suppressed = other.__suppress_context__  # it may be without a cause: ``from None``
+        for name in ("__cause__", "__context__"):
+            behind_it = getattr(other, name)
+            # Not by ``setattr``: the class may allow no changes, as a frozen dataclass.
+            BaseException.__setattr__(
+                sent.get(key, other), name, sent.get(id(behind_it), behind_it)
+            )
+        BaseException.__setattr__(sent.get(key, other), "__suppress_context__", is_suppressed)
+    return sent.get(id(error), error)

@@ -9,7 +9,7 @@ from typing import Any
 
 from taskiq import AsyncResultBackend, NoResultError, TaskiqResult
 
-from taskiq_flow.errors import ResultUnavailableError, SerializationError
+from taskiq_flow.errors import ResultUnavailableError, SerializationError, describe
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import Notifier
@@ -114,10 +114,9 @@ class Reports:
             return await as_stored(self._wire, self._backend, folder, task_id, result, what)
         except ResultUnavailableError as error:
             return failed(error)
-        except SerializationError as error:
-            return failed(
-                SerializationError(f"the result of node {name!r} is not carried: {error}")
-            )
+        except Exception as error:  # of the codec, or of the user's that it calls
+            why = str(error) if isinstance(error, SerializationError) else describe(error)
+            return failed(SerializationError(f"{what} is not carried: {why}"))
 
     async def _save_and_tell(self, execution: Execution, result: TaskiqResult[Any]) -> None:
         reply_to = execution.reply_to

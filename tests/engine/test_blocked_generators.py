@@ -322,3 +322,71 @@ async def standstill(site: Site, limit: int | None, *, seconds: float, **options
     builder.node(site.double, inputs=["items"], map_over="items", max_parallel=1)
     engine = ExecutionEngine(site.broker, builder.build(), limit, on_error="collect")
     return engine.start({"size": 9})
+
+
+@virtually
+async def test_another_goes_on_in_a_standstill_after_one_that_keeps_its_place_has_timed_out() -> (
+    None
+):
+    async def stubborn(size: int) -> AsyncIterator[int]:
+        for number in range(1, size + 1):
+            try:
+                await asyncio.sleep(1000 if (size, number) == (9, 3) else 1)
+            except asyncio.CancelledError:
+                await asyncio.sleep(1000)
+            yield number
+
+    async with with_workers(slots=3) as site:
+        items = site.broker.register_task(stubborn, task_name="stubborn")
+        site.seconds = 500
+        await site.double.kiq(0)
+        await asyncio.sleep(0.5)
+        site.seconds = 1
+        builder = DAGBuilder().node(
+            items, name="items", inputs=["size"], map_over="size", window=1, timeout=3
+        )
+        builder.node(site.double, inputs=["items"], map_over={"items": 2}, max_parallel=1)
+        engine = ExecutionEngine(site.broker, builder.build(), 1, on_error="collect")
+        results = await engine.execute({"size": [9, 4]})
+        assert asyncio.get_running_loop().time() < 500
+    assert isinstance(results["items"][0].error, NodeTimeoutError)
+    assert results["double"][1] == [2, 4, 6, 8]
+
+
+@virtually
+async def test_a_worker_that_is_given_the_task_again_before_there_is_room_has_that_time_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executions = 0
+
+    async def numbers(size: int) -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        is_first = executions == 1
+        for number in range(1, size + 1):
+            await asyncio.sleep(1000 if is_first and number == 8 else 1)
+            yield number
+
+    async with with_workers() as site:
+        sent: list[bytes] = []
+        kick = site.broker.kick
+
+        async def noting(message: BrokerMessage) -> None:
+            sent.append(message.message)
+            await kick(message)
+
+        monkeypatch.setattr(site.broker, "kick", noting)
+        site.seconds = 11
+        numbers_task = site.broker.register_task(numbers, task_name="numbers")
+        builder = DAGBuilder().node(numbers_task, timeout=3, window=6)
+        builder.node(site.double, inputs={"item": "numbers"}, map_over="numbers", max_parallel=1)
+        run = ExecutionEngine(site.broker, builder.build()).start({"size": 12})
+        await asyncio.sleep(11.5)  # there are 7 items, and the first of them is taken at 12
+        assert site.flow is not None
+        worker = site.flow._worker.opened
+        assert worker is not None
+        monkeypatch.setattr(worker, "_name", "another:1")
+        await kick(BrokerMessage(task_id="", task_name="", message=sent[0], labels={}))
+        site.seconds = 1
+        assert (await run)["numbers"] == [*range(1, 13)]
+    assert executions == 2

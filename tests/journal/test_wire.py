@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -135,8 +137,11 @@ def test_a_graph_is_compressed_once_for_its_runs() -> None:
     assert graph.of(STARTED) is graph.of(replace(STARTED, run_id="r2", at=7.0))
 
 
-@pytest.mark.parametrize("graph", ["%", "AAAA", "eJwDAAAAAAE="])
-async def test_a_damaged_graph_is_an_error(graph: str) -> None:
+DEEP = b64encode(zlib.compress(b"[" * 100_000)).decode()
+
+
+@pytest.mark.parametrize("graph", ["%", "AAAA", "eJwDAAAAAAE=", DEEP, 5, {}])
+async def test_a_damaged_graph_is_an_error(graph: Any) -> None:
     content = json.loads(line_of(STARTED))
     content["others"][0]["graph"] = graph
     journal, lease = MemoryJournal(), Lease("engine")

@@ -96,6 +96,11 @@ class CodedError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
+
+
 class SlottedError(CodedError):
     __slots__ = ("__secret", "empty", "place")
 

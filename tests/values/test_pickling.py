@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import pickle
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import attrs
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from taskiq import InMemoryBroker
 from taskiq.serializers import PickleSerializer
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, NodeFailedError
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.processes import child_main
 from taskiq_flow.processes.child_main import pickled
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
@@ -236,6 +239,18 @@ class Undecided(NotEvenItself):
     __hash__ = None
 
 
+class LikeItself(Object):
+    """Equal to itself, as a tuple with a NaN is, and to none that is made of the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LikeItself) and self.content == other.content
+
+    def __reduce__(self) -> Any:
+        return LikeItself, self.content
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     error: Exception
@@ -251,6 +266,7 @@ class AttrsHolder:
     [
         Connected("here"), NotEvenItself(1), Undecided(1), Holder(CodedError(3, "no")),
         AttrsHolder(CodedError(3, "no")), Object({math.nan}, {Object(1)}),
+        LikeItself(math.nan), LikeItself(object()),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -261,6 +277,18 @@ def test_what_comes_back_is_not_refused(way: Way, value: Any) -> None:
     loop.append(loop)
     if way is by_pickle:
         assert type(way(loop)[1][1][0]) is Connected
+
+
+@pytest.mark.parametrize("way", [by_pickle, in_a_journal, in_a_journal_of_the_users])
+def test_an_error_of_pydantic_comes_back(way: Way) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python([1, "x"])
+    assert way(caught.value).errors() == caught.value.errors()
+
+
+def test_what_equals_no_other_hides_no_difference() -> None:
+    with pytest.raises(pickle.PicklingError, match="Unequal comes back as a different one"):
+        pickled([LikeItself(math.nan), Unequal(1), LikeItself(math.nan)])
 
 
 async def test_a_journal_that_pickles_keeps_an_exception_or_fails_its_node() -> None:
@@ -275,3 +303,56 @@ async def test_a_journal_that_pickles_keeps_an_exception_or_fails_its_node() -> 
     assert (type(error), error.args, error.code) == (CodedError, ("3: no",), 3)
     with pytest.raises(NodeFailedError, match="NeedsMore does not come back: TypeError"):
         await engine.execute({"fails": True}, run_id="bad")
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Named(NamedTuple):
+    content: Any
+
+
+@dataclass(frozen=True)
+class Frozen:
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    content: Any
+
+
+@attrs.frozen
+class AttrsFrozen:
+    content: Any
+
+
+@dataclass
+class Iterated:
+    content: Any
+
+    def __iter__(self) -> Any:
+        return iter([self.content])
+
+
+GENERATED = [Color.RED, Named(1), Frozen(1), FrozenSlots(1), AttrsFrozen(1), Iterated(1)]
+
+
+@pytest.mark.parametrize("value", GENERATED, ids=lambda value: type(value).__name__)
+def test_what_is_known_to_come_back_is_not_read_at_each_writing(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_main, "check_read_back", lambda *_: pytest.fail("it is read back"))
+    assert by_pickle([value, 1]) == [value, 1]
+
+
+@dataclass(frozen=True)
+class FrozenWithSlots:
+    __slots__ = ("content",)
+    content: Any
+
+
+def test_a_frozen_class_that_pickle_cannot_restore_is_refused() -> None:
+    with pytest.raises(pickle.PicklingError, match="does not come back"):
+        pickled(FrozenWithSlots(1))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from email.message import Message
+from io import BytesIO
 from typing import Annotated, Any
+from urllib.error import HTTPError
 
 import pytest
 from taskiq import (
@@ -31,12 +35,15 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
+from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
-from taskiq_flow.values.wire import VALUES
+from taskiq_flow.values.results import failed
+from taskiq_flow.values.wire import VALUES, Wire
 from tests.local_flow import with_flow
 from tests.values import hidden
 from tests.values.kinds import (
     CodedError,
+    FrozenError,
     Money,
     Pair,
     Point,
@@ -411,3 +418,90 @@ async def test_an_error_that_the_codec_does_not_carry_arrives_as_taskiq_sends_it
     error = caught.value.__cause__
     assert (type(error), error and error.args) == (ValueError, ("none",))
     assert not hasattr(error, "attribute")
+
+
+async def test_an_error_arrives_without_what_cannot_be_carried_of_its_attributes() -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fetch() -> None:
+        raise HTTPError("http://a", 404, "Not Found", Message(), BytesIO(b"page"))
+
+    with pytest.raises(NodeFailedError, match="HTTPError: HTTP Error 404: Not Found") as caught:
+        await site.run(fetch, given={}, run_timeout=5.0)
+    error = caught.value.__cause__
+    assert isinstance(error, HTTPError)
+    assert (error.code, error.filename) == (404, "http://a")
+
+
+async def test_an_error_that_allows_no_changes_arrives() -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        raise FrozenError(3) from CodedError(4, "below")
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={}, run_timeout=5.0)
+    error = caught.value.__cause__
+    assert error == FrozenError(3)
+    assert (error.args, type(error.__cause__)) == ((3,), CodedError)
+
+
+class Elsewhere:
+    """As a proxy of a web framework that is used without a request."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no request")
+
+
+def _with_proxy() -> Exception:
+    error = ValueError("no request")
+    error.request = Elsewhere()  # type: ignore[attr-defined]
+    return error
+
+
+def _after_many_others() -> Exception:
+    error = ValueError("first")
+    for number in range(2 * sys.getrecursionlimit()):
+        after = ValueError(number)
+        after.__context__, error = error, after
+    return error
+
+
+@pytest.mark.parametrize("fault", [_with_proxy, _after_many_others])
+async def test_an_error_that_cannot_be_looked_at_arrives_nevertheless(
+    fault: Callable[[], Exception],
+) -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        raise fault()
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={}, run_timeout=5.0)
+    assert repr(caught.value.__cause__) == repr(fault())
+
+
+async def test_a_value_whose_encoder_raises_fails_its_node() -> None:
+    codec = ValueCodec()
+    codec.register(Elsewhere, lambda value: value.content, lambda _content: Elsewhere(), name="e")
+    site = Site(codec=codec)
+
+    @site.broker.task
+    async def make() -> Any:
+        return Elsewhere()
+
+    with pytest.raises(NodeFailedError, match="is not carried: RuntimeError: no request"):
+        await site.run(make, given={}, run_timeout=5.0)
+
+
+def test_a_group_with_a_large_error_is_sent_as_taskiq_does() -> None:
+    group = ExceptionGroup(
+        "some", [ValueError(1), ExceptionGroup("more", [ValueError("x" * 10**7)])]
+    )
+    result = failed(group)
+    assert Wire(ValueCodec(), Classes()).encode_result("t", result, strict=False) is result
+    result = failed(ExceptionGroup("some", [ValueError(1)]))
+    assert Wire(ValueCodec(), Classes()).encode_result("t", result, strict=False) is not result
