@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections import Counter, OrderedDict, deque
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskiq_flow.processes.child_main import pickled
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.digest import digest_of
@@ -91,3 +93,56 @@ json_values = st.recursive(
 def test_no_plain_data_of_strangers_are_taken_for_tags(value: Any) -> None:
     for sent in (value, {"$tf": 1, "v": value}, {"$tf": [value]}):
         assert form(CODEC.decode(json.loads(json.dumps(CODEC.encode(sent))), OPEN)) == form(sent)
+
+
+class OddError(Exception):
+    """Takes other arguments than it keeps."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, *, code: Any, place: Any) -> None:
+        super().__init__("odd", code)
+        self.code, self.place = code, place
+
+
+def with_cause(parts: tuple[BaseException, BaseException]) -> BaseException:
+    error, cause = parts
+    error.__cause__ = cause
+    return error
+
+
+errors = st.recursive(
+    st.builds(OddError, code=values, place=values)
+    | st.builds(LookupError, values, values)
+    | st.builds(FileNotFoundError, st.integers(1, 40), st.text(max_size=3), st.text(max_size=3)),
+    lambda inner: (
+        st.tuples(inner, inner).map(with_cause)
+        | st.builds(ExceptionGroup, st.text(max_size=3), st.lists(inner, min_size=1, max_size=2))
+    ),
+    max_leaves=4,
+)
+
+
+def told(error: BaseException | None) -> Any:
+    if error is None:
+        return None
+    members = [told(member) for member in getattr(error, "exceptions", ())]
+    args = form(error.args) if not members else ""
+    own = form(vars(error)), form(getattr(error, "place", None)), getattr(error, "filename", None)
+    return type(error), args, *own, members, told(error.__cause__), error.__suppress_context__
+
+
+@FEWER
+@given(errors, values)
+def test_errors_arrive_by_every_way_with_their_attributes_and_causes(
+    error: Any, value: Any
+) -> None:
+    for sent in (error, [error, value]):
+        back = [
+            pickle.loads(pickled(sent)),  # noqa: S301 - written here
+            CODEC.decode(json.loads(text(sent)), OPEN),
+        ]
+        for found in back:
+            other, *rest = found if sent is not error else [found]
+            assert told(other) == told(error)
+            assert form(rest) == form([value] if sent is not error else [])

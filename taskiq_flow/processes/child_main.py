@@ -22,6 +22,7 @@ import sys
 import threading
 import traceback
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -241,8 +242,10 @@ class _Pickler(pickle.Pickler):
 _OWN_WAY = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 _RESTORING = (
     *("__new__", "__getnewargs__", "__getnewargs_ex__", "__setattr__"),
-    *("append", "extend", "__setitem__"),
+    *("append", "extend", "__setitem__", "__iter__", "items"),
 )
+"""The methods that have a say in what pickle writes, and in what it makes of that."""
+
 _BUILTINS = frozenset({"builtins"})
 _TABLES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 _TRUSTED = frozenset({*sys.stdlib_module_names, *_TABLES, "pydantic"})
@@ -318,15 +321,16 @@ def _parts(value: Any) -> list[Any] | None:
     kind = type(value)
     if isinstance(value, BaseException):
         return [value.args, value.__cause__, vars(value)]
-    if isinstance(value, list):
-        return [*list.__iter__(value)]
-    if isinstance(value, tuple):
-        return [*tuple.__iter__(value)]
+    for collection in (list, tuple, deque):
+        if isinstance(value, collection):
+            iterate: Any = collection.__iter__  # its own may have been replaced
+            return [*iterate(value)]
     if isinstance(value, dict):
         return [*dict.keys(value), *dict.values(value)]
     if (names := _compared_fields(kind)) or kind.__module__.partition(".")[0] in _TABLES:
         return [getattr(value, name, None) for name in names]
-    is_whole = kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
+    is_set = isinstance(value, (set, frozenset))
+    is_whole = is_set or kind.__module__ == "builtins" or _defines(kind, _OWN_WAY, _TRUSTED)
     return None if is_whole else [getattr(value, "__dict__", None)]
 
 
@@ -339,12 +343,23 @@ def _compared_fields(kind: Any) -> list[str]:
 
 def _differs(value: Any, copy: Any) -> bool:
     kind: Any = type(value)
-    if isinstance(value, (set, frozenset)):  # their elements may be equal to themselves only
-        return len(value) != len(copy)
+    if isinstance(value, (set, frozenset)):
+        value, copy = ({*map(_told, frozenset(each))} for each in (value, copy))
+    elif kind.__eq__ is object.__eq__:
+        return False
     try:
-        return kind.__eq__ is not object.__eq__ and value == value and not value == copy  # noqa: PLR0124, SIM201
+        return bool(value == value) and not value == copy  # noqa: PLR0124, SIM201
     except Exception:  # the answers of arrays, say, are neither true nor false
         return False
+
+
+def _told(element: Any) -> Any:
+    """What can be told of an element of a set. Others may be equal to themselves only."""
+    kind = type(element)
+    return element if kind in _COMPARED and element == element else kind  # noqa: PLR0124
+
+
+_COMPARED = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 def _named(value: Any) -> str:

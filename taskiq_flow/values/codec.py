@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values import arrays, frames, objects, tables, tables_pandas, tags
 from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.inspection import changed_meanwhile
 from taskiq_flow.values.plain import LEAVES, TAG, is_plain
 from taskiq_flow.values.tree import (
     NEWER,
@@ -147,6 +148,8 @@ class ValueCodec:
                 f"a {type(value).__qualname__} is nested too deeply for this call",
                 value_type=type(value),
             ) from error
+        except RuntimeError as error:
+            raise changed_meanwhile(value, "encoded", error) from error
 
     def _find(self, value: Any) -> Handler:
         cls = type(value)

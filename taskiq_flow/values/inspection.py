@@ -65,6 +65,15 @@ def refuse_once_only(value: Any) -> None:
         )
 
 
+def changed_meanwhile(value: Any, how: str, error: RuntimeError) -> SerializationError:
+    """The error of a value that could not be ``how``, as Python tells it of a dictionary."""
+    return SerializationError(
+        f"a {type_name(value)} could not be {how}: {error}; if another thread changes it "
+        "meanwhile, pass on a copy",
+        value_type=type(value),
+    )
+
+
 def type_name(value: Any) -> str:
     """The full name of a value's type; without its module if that is ``builtins``."""
     kind = type(value)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.copying import COPY, Copies, DetachedCopies, copy_other, flat_copy
-from taskiq_flow.values.inspection import NEVER_CHANGE, type_name
+from taskiq_flow.values.inspection import NEVER_CHANGE, changed_meanwhile, type_name
 
 Sharing = Literal["isolated", "shared", "encoded"]
 """``"isolated"``: each taker of a value has its own. ``"shared"``: all have the same object.
@@ -59,6 +59,8 @@ def _own(value: Any, copies: Copies) -> Any:
             "engine values='shared'",
             value_type=type(value),
         ) from None
+    except RuntimeError as error:
+        raise changed_meanwhile(value, "copied", error) from error
 
 
 class Isolation:
@@ -81,7 +83,10 @@ class Isolation:
         known = self._flat.get(id(value))
         if known is not None and known[0] is value:
             return known[1](value)
-        flat = flat_copy(value)
+        try:
+            flat = flat_copy(value)
+        except RuntimeError as error:
+            raise changed_meanwhile(value, "copied", error) from error
         if flat is None:
             return isolated(value)
         if len(self._flat) == _REMEMBERED:

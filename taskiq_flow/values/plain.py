@@ -19,7 +19,7 @@ _KINDS = frozenset({*LEAVES, float, list, dict})
 _TEXT = frozenset({str})
 
 
-def is_plain(value: Any) -> bool:  # noqa: PLR0911 - scalars are decided at once
+def is_plain(value: Any) -> bool:
     """Whether JSON carries a value exactly, with the types of all of its parts.
 
     Works through the value level by level, in C. Subclasses of JSON's types are not plain, nor is
@@ -35,6 +35,13 @@ def is_plain(value: Any) -> bool:  # noqa: PLR0911 - scalars are decided at once
         return isfinite(value)
     if kind is not list and kind is not dict:
         return False
+    try:
+        return _is_plain_collection(value)
+    except RuntimeError:  # another thread changes it; whoever encodes it says so
+        return False
+
+
+def _is_plain_collection(value: Any) -> bool:
     level: Collection[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, level))

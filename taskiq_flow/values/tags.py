@@ -172,7 +172,9 @@ def _special_float(encoder: Encoder, value: float) -> tuple[str]:
 
 
 def _read_float(decoder: Decoder, parts: list[Any]) -> float:
-    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[parts[0]]
+    if parts[0] not in ("nan", "inf", "-inf"):
+        raise RefusedError("a number is neither infinite nor no number")
+    return float(parts[0])  # each NaN is an object of its own, as keys of a dictionary have to be
 
 
 def _read_counter(decoder: Decoder, parts: list[Any]) -> Counter[Any]:

@@ -186,13 +186,22 @@ class Encoder:
 
     def _tagged(self, value: Any) -> Any:
         try:
-            tag, function = self._find(value)
-            return {TAG: [tag, *function(self, value)]}
+            return self._by_its_tag(value)
         except RefusedError as error:
             if self._fallback is None or error.parts:
                 raise
             tag, function = self._fallback
             return {TAG: [tag, *function(self, value)]}
+
+    def _by_its_tag(self, value: Any) -> Any:
+        try:
+            tag, function = self._find(value)
+            return {TAG: [tag, *function(self, value)]}
+        except (RefusedError, RecursionError, MemoryError):
+            raise
+        except Exception as error:  # of the value's own code
+            text = f"{type(error).__name__}: {error}"[:300]
+            raise RefusedError(f"its own code raised {text}") from error
 
 
 class Decoder:

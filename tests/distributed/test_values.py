@@ -112,6 +112,23 @@ async def test_every_kind_as_element_of_a_map(served: AsyncBroker) -> None:
     assert_arrived(dict(zip(KINDS, values, strict=True)))
 
 
+async def test_every_kind_as_item_of_a_generator_and_as_element_of_its_consumer(
+    served: AsyncBroker,
+) -> None:
+    dag = (
+        DAGBuilder()
+        .node(task(served, app.various), name="items", inputs={"values": "values"})
+        .node(task(served, app.anything), name="each", inputs={"value": "items"}, map_over="items")
+        .build()
+    )
+    engine = ExecutionEngine(served, dag, journal=MemoryJournal(serializer=served.serializer))
+    first = await engine.execute({"values": list(KINDS.values())}, run_id="items")
+    resumed = {name: value async for name, value in engine.resume("items")}
+    for results in (first, resumed):
+        assert_arrived(dict(zip(KINDS, results["items"], strict=True)))
+        assert_arrived(dict(zip(KINDS, results["each"], strict=True)))
+
+
 async def test_what_cannot_be_carried_is_named(remote: AsyncBroker) -> None:
     dag = DAGBuilder().node(task(remote, app.anything), name="n").build()
     with pytest.raises(NodeFailedError, match=r"'n' cannot be sent the value of 'value'") as caught:

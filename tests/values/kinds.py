@@ -165,6 +165,7 @@ KINDS: dict[str, Any] = {
     "tuple": (1, (), [(2,)]),
     "named tuple": Pair((1,), Plain(1, {2})),
     "set": {1, "a", (2, 3), frozenset({b"x"})},
+    "nan as keys": [{math.nan: 1, float("nan"): 2}, {math.nan, float("nan")}],
     "dict keys": {1: "a", (1, 2): "b", None: "c", "1": "d", 1.5: "e", Colour.RED: "f"},
     "tag in a dict": {"$tf": ["b", "AA=="], "v": 1},
     "envelope": {"$tf": 1, "v": {"$tf": ["e"]}},

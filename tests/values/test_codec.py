@@ -197,6 +197,17 @@ def test_a_generic_model_over_what_has_no_name_is_refused(argument: Any) -> None
         ValueCodec().encode(Box[argument].model_construct(content=1))
 
 
+class Unreadable:
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+def test_what_a_values_own_code_raises_is_named_with_its_path() -> None:
+    with pytest.raises(SerializationError, match=r"at \['a'\]\[1\].*raised LookupError: __next"):
+        ValueCodec().encode({"a": (1, Unreadable())})
+    assert isinstance(through_json(ValueCodec(pickle=True), [Money(1)])[0], Money)
+
+
 def test_a_local_class_and_a_class_of_main_are_refused() -> None:
     class Local(Point):
         pass
@@ -288,3 +299,23 @@ def test_a_root_model_arrives_with_no_more_than_its_root() -> None:
     arrived = through_json(codec, Numbers([1]))
     assert vars(arrived) == {"root": [1]}
     assert through_json(codec, arrived) == arrived == Numbers([1])
+
+
+class Changing:
+    """Changes the dictionary in which it is while that is encoded."""
+
+    def __init__(self, within: Any) -> None:
+        self._within = within
+
+    def told(self) -> int:
+        self._within[len(self._within)] = 1
+        return 1
+
+
+@pytest.mark.parametrize("encode", ["encode", "encode_frame"])
+def test_a_value_that_is_changed_while_it_is_encoded_is_refused(encode: str) -> None:
+    codec, value = ValueCodec(), dict[int, Changing]()
+    codec.register(Changing, Changing.told, lambda _: Changing({}), name="changing")
+    value[0] = Changing(value)
+    with pytest.raises(SerializationError, match="changes it meanwhile, pass on a copy"):
+        getattr(codec, encode)({"a": value})

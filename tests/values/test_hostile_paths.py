@@ -30,7 +30,7 @@ from taskiq_flow.values.results import restored
 from taskiq_flow.values.stored import StoredValues
 from taskiq_flow.values.wire import VALUES, Wire
 from tests.local_flow import with_flow
-from tests.values.test_codec_hostile import HOSTILE, frame, libraries_are_imported  # noqa: F401
+from tests.values.test_codec_hostile import HOSTILE, frame
 
 OPEN = Classes.imported()
 WIRE = Wire(ValueCodec(), OPEN)

@@ -24,6 +24,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from taskiq_flow import SerializationError
+from taskiq_flow.values.copying import COPY
 from taskiq_flow.values.isolation import Isolation, detached, detaching, isolated, shared
 
 
@@ -730,3 +731,16 @@ def test_a_view_of_a_format_that_python_cannot_make_stays_one(form: str) -> None
 def test_values_that_are_not_isolated_are_not_detached() -> None:
     assert detaching(Isolation()) is detached
     assert detaching(shared) is shared
+
+
+def test_a_value_that_another_thread_changes_meanwhile_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changing(value: Any, copies: Any) -> Any:  # when threads change just then is not ours
+        for key in value:
+            value[key, 1] = 1
+
+    monkeypatch.setitem(COPY, dict, changing)
+    for value in ({1: [1, {2}]}, {1: {2: {3}}}):
+        with pytest.raises(SerializationError, match=r"a dict could not be copied: .* on a copy"):
+            isolated(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -115,6 +116,26 @@ class ReadOnly(dict[str, int]):
         raise TypeError("read only")
 
 
+class OthersWhenIterated(list[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class OfASet(set[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class OfADeque(deque[int]):
+    def __iter__(self) -> Any:
+        return iter([9])
+
+
+class WithoutItems(OrderedDict[str, int]):
+    def items(self) -> Any:
+        return []
+
+
 class Number(int):
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -130,6 +151,10 @@ UNFAITHFUL = {
     "other items": Doubling([1]),
     "no items": ReadOnly(a=1),
     "a builtin's subclass": Number(1),
+    "a list that is read otherwise": OthersWhenIterated([1]),
+    "a set that is read otherwise": OfASet([1]),
+    "a deque that is read otherwise": OfADeque([1]),
+    "a dictionary without items": WithoutItems(a=1),
 }
 
 
