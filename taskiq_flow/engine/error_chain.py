@@ -17,10 +17,16 @@ def follows(error: BaseException, origin: BaseException) -> bool:
     if _is_same(error, origin):
         return False
     known = {id(other) for other in _shown(origin)}
-    chain = _shown(error)
-    if not any(id(other) in known or _is_same(other, origin) for other in chain):
-        chain[-1].__context__ = origin
-        chain[-1].__suppress_context__ = False
+    last = None
+    for other in _shown(error):
+        if _is_same(other, origin):
+            return True
+        if id(other) in known:  # both were raised while it was handled
+            break
+        last = other
+    if last is not None and last.__cause__ is None:
+        last.__context__ = origin
+        last.__suppress_context__ = False
     return True
 
 

@@ -471,6 +471,37 @@ def test_the_error_before_that_of_a_fallback_is_told_everywhere(
     assert lines.count(f"{origin}\n") == 1 < lines.index(error)
 
 
+def test_both_errors_are_shown_also_if_they_were_raised_while_a_third_was_handled() -> None:
+    async def fails() -> None:
+        raise ValueError("the first")
+
+    async def instead(error: Exception) -> None:
+        raise LookupError("the second")
+
+    async def outer() -> Any:
+        try:
+            raise OSError("the outer")
+        except OSError:
+            return await ExecutionEngine(InMemoryBroker(), dag).execute()
+
+    dag = DAGBuilder().node(fails, fallback=instead).build()
+    with pytest.raises(NodeFailedError) as caught:
+        asyncio.run(outer())
+    assert repr(caught.value.__cause__) == "LookupError('the second')"
+    lines = "".join(traceback.format_exception(caught.value.__cause__))
+    assert lines.index("the first") < lines.index("the second")
+
+
+def test_what_a_task_raises_was_not_raised_while_the_loop_was_looked_for() -> None:
+    async def fails() -> None:
+        raise ValueError
+
+    with pytest.raises(NodeFailedError) as caught:
+        engine_of(fails)[0].execute_sync()
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__context__ is None
+
+
 @pytest.mark.parametrize("is_copy", [False, True])
 def test_a_fallback_that_raises_the_error_again_adds_nothing_to_it(*, is_copy: bool) -> None:
     def passes_on(error: Exception) -> None:
