@@ -480,8 +480,8 @@ def test_both_errors_are_shown_also_if_they_were_raised_while_a_third_was_handle
 
     async def outer() -> Any:
         try:
-            raise OSError("the outer")
-        except OSError:
+            int("x")
+        except ValueError:
             return await ExecutionEngine(InMemoryBroker(), dag).execute()
 
     dag = DAGBuilder().node(fails, fallback=instead).build()
