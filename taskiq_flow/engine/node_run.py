@@ -21,8 +21,9 @@ from taskiq_flow.dataflow.node import ERROR
 from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.error_chain import follows
+from taskiq_flow.engine.list_hint import explain_list
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
-from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
+from taskiq_flow.errors import NODE_ERRORS, AnnotationError, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.notes import Attempt
@@ -414,6 +415,8 @@ class NodeRun:
         """The error. It is a ``NodeTimeoutError`` if taskiq ended the task at its time limit."""
         if isinstance(error, NodeError) and not error.task_name:
             error.task_name = self.node.task_name  # only its message has travelled
+        if isinstance(error, AnnotationError) and not self.falls_back:
+            explain_list(error, self.node, self.inputs)
         timeout = self.options.timeout
         if timeout is None or not isinstance(error, TimeoutError):
             return error
