@@ -300,8 +300,9 @@ class RunError(TaskiqFlowError):
 class NodeFailedError(RunError):
     """A node failed and ended the run (``on_error="raise"``).
 
-    ``__cause__``: the task's exception. ``task_name``, ``task_id``: the node and its task;
-    ``attempts``: how often the task was executed.
+    ``__cause__``: the task's exception, or that of its fallback, which then has the task's as a
+    ``__context__``. ``task_name``, ``task_id``: the node and its task; ``attempts``: how often the
+    task was executed, with the fallback.
     """
 
     def __init__(
@@ -351,16 +352,35 @@ class JournalError(RunError):
 _LONGEST_TEXT = 4_000
 """Characters of an error that are quoted in another one, which has that error as an attribute."""
 
+_LONGEST_ORIGIN = 400
+"""Characters of the error because of which a fallback was used, where it is added to a message."""
 
-def describe(error: BaseException) -> str:
-    """The name of an error's type, and its message if it has one; of a long one, its beginning."""
+
+def describe(error: BaseException, after: BaseException | None = None) -> str:
+    """The name of an error's type, and its message if it has one; of a long one, its beginning.
+
+    ``after``: as of ``message_of``.
+    """
+    text = message_of(error, after)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_of(error: BaseException, after: BaseException | None = None) -> str:
+    """An error's message; of a long one, its beginning.
+
+    ``after``: the error of a node, if ``error`` is its fallback's. Its first line says so.
+    """
     try:
         text = str(error)
     except Exception:  # a user's exception whose __str__ raises
         text = ""
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if after is None:
+        return text
+    first, line_feed, rest = text.partition("\n")
+    origin = " ".join(describe(after).split())[:_LONGEST_ORIGIN]
+    return f"{first} (raised by the fallback, after {origin}){line_feed}{rest}".lstrip()
 
 
 _NOT_THE_USERS = tuple(

@@ -298,10 +298,10 @@ class NodeCompleted(_NodeEvent):
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed(_NodeEvent):
-    """A node failed for good. ``attempts``: how often its task was executed.
+    """A node failed for good. ``attempts``: how often its task was executed, with its fallback.
 
     ``queued``, ``ran``: as of ``NodeCompleted``. ``item``: a short text of what an element takes of
-    the lists that its node maps over.
+    the lists that its node maps over. ``after``: the task's error, if ``error`` is its fallback's.
     """
 
     type: ClassVar[str] = "node.failed"
@@ -318,6 +318,7 @@ class NodeFailed(_NodeEvent):
     ran: float | None = None
     seq: int = 0
     item: str | None = None
+    after: BaseException | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
@@ -325,7 +326,7 @@ class NodeFailed(_NodeEvent):
         yield "queued", _seconds(self.queued)
         yield "ran", _seconds(self.ran)
         yield "item", None if self.item is None else printable(self.item)
-        yield "error", shown_error(self.error)
+        yield "error", shown_error(self.error, self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,6 +526,8 @@ class Item:
 class NodeFailure:
     """The value of a failed node in the stream, under ``on_error="collect"``.
 
+    Its fields are those of ``NodeFailed``.
+
     >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
     >>> engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect")
     >>> engine.execute_sync({"number": "x"})["abs"].error
@@ -536,6 +539,7 @@ class NodeFailure:
     error: BaseException
     attempts: int
     index: Index | None = None
+    after: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)

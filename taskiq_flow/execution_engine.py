@@ -630,6 +630,10 @@ class ExecutionEngine:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
+            is_in_loop = False
+        else:
+            is_in_loop = True
+        if not is_in_loop:  # not while the error is handled, which would be in each traceback
             return asyncio.run(run())
         with start_blocking_portal() as portal:
             return portal.call(run)

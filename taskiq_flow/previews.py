@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from taskiq_flow.errors import message_of
+
 LONGEST_TEXT = 400
 """Characters of a preview's text."""
 
@@ -128,23 +130,24 @@ def short_text(value: object) -> str | None:
     return repr(value) if type(value) in _SHORT else None
 
 
-def shown_error(error: BaseException | None) -> dict[str, str] | None:
-    """What is shown of an error: ``type``, ``message``, and the end of its ``traceback``."""
+def shown_error(
+    error: BaseException | None, after: BaseException | None = None
+) -> dict[str, str] | None:
+    """What is shown of an error: ``type``, ``message``, and the end of its ``traceback``.
+
+    ``after``: the error of a node, if ``error`` is its fallback's.
+    """
     if error is None:
         return None
     if isinstance(error, ReportedError):
         return {"type": error.type, "message": error.message, "traceback": error.traceback}
-    try:
-        message = str(error)
-    except Exception:  # of a class of the user's
-        message = ""
     try:
         lines = "".join(traceback.format_exception(error))
     except Exception:  # likewise
         lines = ""
     return {
         "type": printable(_name_of(type(error))),
-        "message": printable(message[:LONGEST_MESSAGE]),
+        "message": printable(message_of(error, after)[:LONGEST_MESSAGE]),
         "traceback": printable(lines[-LONGEST_MESSAGE:]),
     }
 

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
+    {"errors"},
     {"previews"},
-    {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
+    {"events", "cleanup", "reconnect", "suggestions", "version"},
     {"drawing", "notes", "transport", "processes"},
     {"views"},
     {"values"},

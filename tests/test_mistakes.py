@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -365,6 +366,68 @@ def test_a_misspelled_key_of_a_node_is_told_with_the_output_that_was_meant() -> 
     dag = DAGBuilder().node(load, output="text").node(lambda txet: txet, name="use").build()
     with pytest.raises(MissingInputError, match=r"node 'use' needs 'txet'.* did you mean 'text'"):
         run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"page": "a"}))
+
+
+async def pages(page: str) -> list[Any]:
+    return [page]
+
+
+EACH_PAGE = re.escape('; write inputs={"page": "pages"}, map_over="pages"') + "$"
+
+
+def test_a_map_over_the_output_of_a_node_is_told_how_its_parameter_takes_an_item() -> None:
+    builder = DAGBuilder().node(pages, given={"page": "a"}).node(load, map_over="pages")
+    with pytest.raises(BindingError, match=EACH_PAGE):
+        builder.build()
+
+    dag = DAGBuilder().node(pages, given={"page": "a"}).node(load, map_over="page").build()
+    with pytest.raises(MissingInputError, match=EACH_PAGE):
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute())
+
+
+def test_a_map_over_an_input_is_told_how_its_parameter_takes_an_item() -> None:
+    count: Any = DAGBuilder().node(len, name="count", inputs=["pages"])
+    with pytest.raises(BindingError, match=EACH_PAGE):
+        count.node(load, map_over="pages").build()
+
+    count = DAGBuilder().node(len, name="count", inputs=["pages"])
+    dag = count.node(load, map_over="page").build()
+    with pytest.raises(MissingInputError, match=EACH_PAGE):
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"pages": ["a"]}))
+
+
+def test_what_is_told_of_a_map_keeps_what_was_declared() -> None:
+    def both(page: str, number: int, *, size: int = 0) -> None: ...
+
+    builder = DAGBuilder().node(pages).node(both, inputs={"size": "n"}, map_over="pages")
+    expected = '; write inputs={"size": "n", "page": "pages"}, map_over="pages"'
+    with pytest.raises(BindingError, match=re.escape(expected)):
+        builder.build()
+
+
+def test_a_parameter_is_not_guessed_for_a_key_that_is_like_none_of_several() -> None:
+    def both(first: str, second: str) -> None: ...
+
+    with pytest.raises(BindingError, match=r"none of 'first', 'second'$"):
+        DAGBuilder().node(pages).node(both, map_over="pages").build()
+
+
+@pytest.mark.parametrize("value", [["a"], ("a", "b")])
+def test_a_list_for_a_parameter_that_takes_one_item_is_told_of_map_over(value: Any) -> None:
+    dag = DAGBuilder().node(load, inputs=["pages"], retry=Retry(2, wait=0)).build()
+    with pytest.raises(NodeFailedError) as caught:
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"pages": value}))
+    told = '; to have it called for each item, write inputs={"page": "pages"}, map_over="pages"'
+    assert str(caught.value).count(told) == 1
+    assert str(caught.value.__cause__).endswith(told)
+
+
+@pytest.mark.parametrize("value", [[], [["a"]], {"a": 1}])
+def test_what_is_no_list_of_items_is_not_told_of_map_over(value: Any) -> None:
+    dag = DAGBuilder().node(load, inputs=["pages"]).build()
+    with pytest.raises(NodeFailedError) as caught:
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"pages": value}))
+    assert "map_over" not in str(caught.value)
 
 
 def test_a_condition_on_a_parameter_in_place_of_a_key_names_the_condition_and_the_key() -> None:

@@ -152,6 +152,8 @@ def report(error: Exception) -> None:
 
 _IN_PYTHON = re.compile(r"engine\.resume\([^)]*\) and (taskiq-flow resume .*)wait")
 
+_AS_INPUT = re.compile(r"; pass it as an input, or(?= add a node with output='([^']*)')")
+
 
 def _message(error: Exception) -> str:
     """What an error says to somebody at a command line."""
@@ -161,6 +163,8 @@ def _message(error: Exception) -> str:
         return str(error).replace("allow_changed=True", "--allow-changed")
     if isinstance(error, errors.RunLockedError):
         return _IN_PYTHON.sub(r"\1waits", str(error))
+    if isinstance(error, errors.MissingInputError):
+        return _AS_INPUT.sub(r"; give it with --input \1=..., or", str(error))
     return without_python(str(error))
 
 

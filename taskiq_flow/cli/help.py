@@ -1,4 +1,4 @@
-"""Help that fits the terminal, however narrow that is."""
+"""Help that fits the terminal, however narrow that is, and what is said of wrong words."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ _NARROW = 60
 """Columns below which an explanation stands under a long option, and not beside it."""
 
 _Formatter: Any = typer.Context.formatter_class
+
+
+_UsageError: Any = typer.BadParameter.__base__
+
+_ELSEWHERE = {
+    "list": "runs",
+    "ls": "runs",
+    "status": "show",
+    "stop": "cancel",
+    "kill": "cancel",
+    "remove": "delete",
+    "rm": "delete",
+}
+"""Names that commands have in other tools."""
 
 
 class _FittingFormatter(_Formatter):  # type: ignore[misc]
@@ -41,8 +55,25 @@ class Command(TyperCommand):
         """Its sentence in the list of commands, which is wrapped there and not cut."""
         return self.help or ""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments. What pydantic writes before the messages of others is left out."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
 
 class Group(TyperGroup):
     """All commands."""
 
     context_class = _Context
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command. One that is called otherwise here is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except _UsageError as error:
+            if args and (name := _ELSEWHERE.get(args[0])):
+                error.message = f"No such command {args[0]!r}. Did you mean {name!r}?"
+            raise

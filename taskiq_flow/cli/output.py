@@ -173,7 +173,7 @@ def _about(value: object) -> dict[str, Any]:
     Elements of its list without a value stand beside it, so that none of them looks like one.
     """
     if isinstance(value, NodeFailure):
-        return {"error": shown_error(value.error)}
+        return {"error": shown_error(value.error, value.after)}
     if isinstance(value, NodeSkipped):
         return {"skipped": list(value.because_of)}
     missing: list[dict[str, Any]] = []
@@ -210,7 +210,7 @@ def _in_short(value: object) -> object:
 
 
 def _failed(failure: NodeFailure) -> str:
-    return f"failed: {describe(failure.error)}"
+    return f"failed: {describe(failure.error, failure.after)}"
 
 
 def _has_failed(value: object) -> bool:

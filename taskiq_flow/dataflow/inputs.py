@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
+from taskiq_flow.dataflow.map_hints import how_to_map
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES, Plan
 from taskiq_flow.dataflow.rows import Source, as_source, not_lists
@@ -52,7 +54,7 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> list[str
         meant = {key: given for key in missing for given in unused if did_you_mean(given, [key])}
         others = [key for key in unused if key not in meant.values()]
         raise MissingInputError(
-            "; ".join(_missing(plan.required[k], k, meant.get(k), whole) for k in missing)
+            "; ".join(_missing(plan.required[k], k, meant.get(k), whole, values) for k in missing)
             + (f"; no node takes the given {_listed(others)}" if others else ""),
             keys=missing,
         )
@@ -147,12 +149,18 @@ def _not_mappable(key: str, value: Any, found: Any, depth: int) -> InputError:
     return InputError(f"the run was given {what}", keys=[key])
 
 
-def _missing(node: DAGNode, key: str, given: str | None, whole: Plan) -> str:
-    """What is wrong about a key without a value. ``given``: a key like it that no node takes."""
+def _missing(node: DAGNode, key: str, given: str | None, whole: Plan, values: Iterable[str]) -> str:
+    """What is wrong about a key without a value.
+
+    ``given``: a key like it that no node takes; ``values``: those that the run was given.
+    """
     who, known = f"node {node.task_name!r} needs", list(whole.producers)
     if key not in {*node.binding.keys, *node.waits_for}:  # the parameters of a condition are keys
         who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
     hint = did_you_mean(key, known) or _how_to_give(key, whole)
+    lists = difflib.get_close_matches(key, [*whole.producers, *values], n=1)
+    if key in node.map_over and lists and (key, key) in node.binding.keyword:
+        hint = f"; write {how_to_map(node, key, lists[0])}"
     if given is not None:
         hint = f"; it was given {given!r}, which no node takes{did_you_mean(given, [key])}"
     return f"{who} {key!r}, which no node produces and the run was not given{hint}"

@@ -12,8 +12,8 @@ from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.description import Description, described
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.element_planning import element_plan
+from taskiq_flow.dataflow.map_hints import check_map_over
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.node_arguments import check_named
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError
 from taskiq_flow.events import GraphKind
@@ -131,7 +131,7 @@ def plan_of(
         # Only an outcome of a node may be missing, not an input of the run that the node names.
         named = {*node.required_keys, *node.inputs, *node.map_over}
         taken = dict.fromkeys((*node.required_keys, *node.optional_keys))
-        check_named(f"map_over of node {node.task_name!r}", node.map_over, taken, node.task_name)
+        check_map_over(node, taken, producers, nodes)
         for key in taken:
             name = key.removesuffix(FAILURES)
             if key in producers:

@@ -24,6 +24,7 @@ from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
 
 from taskiq_flow.dataflow.binding import Binding
+from taskiq_flow.dataflow.map_hints import how_to_map, item_of
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dataflow.plan import Plan
@@ -51,6 +52,8 @@ class Mismatch:
     consumer: str
     parameter: str
     wanted: Any
+    remedy: str = ""
+    """What to write, if the parameter takes an item of the list that the producer returns."""
 
     def __str__(self) -> str:
         return (
@@ -82,7 +85,7 @@ def check_types(plan: Plan, mode: TypeCheck) -> None:
         return
     message = (
         f"{_listed([*map(str, found)])}. {_REMEDY}, or add a node that converts "
-        'the value, or give the engine type_check="off"'
+        f'the value{found[0].remedy}, or give the engine type_check="off"'
     )
     if mode == "warn":
         warn(message, TypeMismatchWarning)
@@ -158,12 +161,13 @@ def mismatches(plan: Plan) -> list[Mismatch]:
                     produced = _as_taken(returned, key, producer, node, levels.get(key, 0))
                     if known.may_fit(produced, parameter.annotation):
                         continue
-                    names = producer.task_name, node.task_name
-                    found.append(
-                        Mismatch(
-                            names[0], key, produced, names[1], parameter.name, parameter.annotation
-                        )
-                    )
+                    wanted, name = parameter.annotation, node.task_name
+                    remedy, item = "", item_of(produced)
+                    if item is not Parameter.empty and known.may_fit(item, wanted):
+                        remedy = f", or have {name!r} take each item: "
+                        remedy += how_to_map(node, parameter.name, key)
+                    edge = producer.task_name, key, produced, name, parameter.name, wanted
+                    found.append(Mismatch(*edge, remedy))
     return found
 
 

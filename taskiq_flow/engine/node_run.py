@@ -20,8 +20,10 @@ from taskiq_flow.cache.results import Claim, Hit, PendingResult
 from taskiq_flow.dataflow.node import ERROR
 from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dispatch.encoding import RunnableNode
+from taskiq_flow.engine.error_chain import follows
+from taskiq_flow.engine.list_hint import explain_list
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
-from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
+from taskiq_flow.errors import NODE_ERRORS, AnnotationError, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.notes import Attempt
@@ -150,6 +152,7 @@ class NodeRun:
     suspended_at: float | None = None  # when it began to wait for its next attempt
     falls_back = False
     error: BaseException | None = None  # of the last attempt
+    fell_back_after: BaseException | None = None  # of the task, once its fallback has failed too
     cache_key: str | None = None
     claim: Claim | None = None  # on the cached result
     waited_for: PendingResult | None = None  # the same result, which another node computes
@@ -268,7 +271,10 @@ class NodeRun:
         """An attempt has failed after ``seconds``, or the condition has, before any attempt."""
         options = self.options
         self.failures += 1
-        self.error = error = self._explained(error, seconds)
+        error = self._explained(error, seconds)
+        if self.falls_back and self.error is not None and follows(error, self.error):
+            self.fell_back_after = self.error
+        self.error = error
         self.began_at = None
         self.phase = SENDABLE
         delay = self._retry_delay(error)
@@ -418,6 +424,8 @@ class NodeRun:
         """The error. It is a ``NodeTimeoutError`` if taskiq ended the task at its time limit."""
         if isinstance(error, NodeError) and not error.task_name:
             error.task_name = self.node.task_name  # only its message has travelled
+        if isinstance(error, AnnotationError) and not self.falls_back:
+            explain_list(error, self.node, self.inputs)
         timeout = self.options.timeout
         if timeout is None or not isinstance(error, TimeoutError):
             return error

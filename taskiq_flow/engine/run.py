@@ -344,19 +344,19 @@ class Run:
         self.advance()
 
     def _fail_node(self, node_run: NodeRun, error: BaseException) -> None:
-        node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
-        name = node.task_name
+        node, task_id, attempts = node_run.node, node_run.task_id, node_run.number
+        name, after = node.task_name, node_run.fell_back_after
         self._release(node_run)
-        self._state.add_failure(node, error)
+        self._state.add_failure(node, error, after)
         if self._log is not None:
-            self._log.append(self._log.failure(name, node_run.log_number, error))
+            self._log.append(self._log.failure(name, node_run.log_number, error, after))
         skipped = self._ready.fail(node)
         self._events.failed(node_run, error)
         if self._on_error == "raise":
             self.end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._collects:
-            self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
+            self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index, after))
         self._go_on_after(node, skipped)
 
     def _skip_by_condition(self, node_run: NodeRun) -> None:

@@ -205,12 +205,17 @@ class RunEvents:
     def failed(self, node_run: NodeRun, error: BaseException) -> None:
         """A node has failed for good."""
         node, at = node_run.node, self.now()
-        name, index, attempts = node.task_name, node.index, node_run.attempts
-        task_id, number = node_run.task_id, node_run.number
-        times, run_id = self._spans(node_run, at), self._run_id
+        name, index, task_id = node.task_name, node.index, node_run.task_id
+        number, run_id, after = node_run.number, self._run_id, node_run.fell_back_after
+        queued, ran = self._spans(node_run, at)
         item = item_text(node_run) if self.listeners.are_present else None
+        attempts = number  # nothing else is executed
         self.listeners.tell(
-            NodeFailed(run_id, at, name, task_id, error, attempts, index, number, *times, item=item)
+            NodeFailed(
+                *(run_id, at, name, task_id, error, attempts, index, number, queued, ran),
+                item=item,
+                after=after,
+            )
         )
 
     def _spans(self, node_run: NodeRun, now: float) -> tuple[float | None, float | None]:

@@ -22,6 +22,7 @@ from taskiq_flow.errors import (
     RunFailedError,
     RunTimeoutError,
     describe,
+    message_of,
 )
 from taskiq_flow.events import Failure
 
@@ -91,6 +92,7 @@ class RunState:
         self.incomplete: set[str] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
+        self._fell_back: dict[str, BaseException] = {}  # errors of tasks whose fallbacks failed
         self.failure_count = 0
         self.skipped: list[str] = []
         self._spec = spec
@@ -102,17 +104,19 @@ class RunState:
         """What has failed so far."""
         return Failures(self.failures, self.failure_count, self.skipped)
 
-    def add_failure(self, node: RunnableNode, error: BaseException) -> None:
-        """A node has failed for good."""
+    def add_failure(
+        self, node: RunnableNode, error: BaseException, after: BaseException | None = None
+    ) -> None:
+        """A node has failed for good. ``after``: as of ``NodeFailed``."""
         self._not_completed[node.task_name] = "failed"
         self._failed_nodes[as_declared(as_whole(node))] = None
         if not isinstance(node, Element) or len(self.failures) < MOST_FAILURES:
             self.failures[node.task_name] = error
+            if after is not None:
+                self._fell_back[node.task_name] = after
         self.failure_count += 1
         name = as_whole(node).task_name
-        kind, text = type(error).__name__, describe(error)
-        message = text.removeprefix(kind).removeprefix(": ")
-        failure = Failure(name, node.index, kind, message)
+        failure = Failure(name, node.index, type(error).__name__, message_of(error, after))
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
             failures.append(failure)
         if self.elements is not None and isinstance(node, Element):
@@ -158,10 +162,13 @@ class RunState:
         self, name: str, task_id: str, attempts: int, called_with: str
     ) -> NodeFailedError:
         """The error of a run that one failure has ended. ``called_with``: the task's arguments."""
-        cause = self.failures[name]
+        cause, after = self.failures[name], self._fell_back.get(name)
         where = f"in attempt {attempts}" if attempts else "before its first attempt"
+        told = f" with {describe(cause)}"
+        if after is not None:
+            told = f": its fallback failed{told}, after {describe(after)}"
         error = NodeFailedError(
-            f"node {name!r} failed {where} with {describe(cause)}{called_with}{self._progress()}",
+            f"node {name!r} failed {where}{told}{called_with}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,
@@ -173,7 +180,9 @@ class RunState:
     def run_failed(self) -> RunFailedError:
         """The error of a run that went on to its end in spite of failures."""
         named = list(self.failures.items())[:_MOST_NAMED]
-        failures = "; ".join(f"{name!r} with {describe(error)}" for name, error in named)
+        failures = "; ".join(
+            f"{name!r} with {describe(error, self._fell_back.get(name))}" for name, error in named
+        )
         if (more := self.failure_count - len(named)) > 0:
             failures += f"; and {more} more"
         return RunFailedError(

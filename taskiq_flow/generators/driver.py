@@ -8,7 +8,7 @@ from contextlib import aclosing, closing
 from typing import Any, Protocol
 
 from taskiq_flow.errors import ItemsChangedError
-from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
+from taskiq_flow.generators.grant import GIVE_THE_SAME, NO_ITEMS, Grant, with_item
 from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.listed import ITEMS_IN_A_ROW
 
@@ -104,7 +104,7 @@ class _Execution:
         if self.count == self._earlier.have and self._earlier.digest != self._digest:
             raise ItemsChangedError(
                 f"the generator was executed again, and gave other items among the first "
-                f"{self._earlier.have} than before; have it give the same items for the same inputs"
+                f"{self._earlier.have} than before; {GIVE_THE_SAME}"
             )
         if index < self._earlier.have:
             return None
@@ -114,6 +114,5 @@ class _Execution:
         if self.count < self._earlier.have:
             raise ItemsChangedError(
                 f"the generator was executed again, and ended after {self.count} items, of the "
-                f"{self._earlier.have} that it gave before; have it give the same items for the "
-                "same inputs"
+                f"{self._earlier.have} that it gave before; {GIVE_THE_SAME}"
             )

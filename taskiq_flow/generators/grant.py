@@ -13,6 +13,12 @@ ITEMS_LABEL = "taskiq_flow_items"
 The result of such a task is the number of its items. Without the label it is the list of them.
 """
 
+GIVE_THE_SAME = (
+    "have it give the same items for the same inputs; if its source changes, return a list from a "
+    "plain node and map over that, or compute this node and all behind it again with engine.rerun()"
+)
+"""The remedy in each ``ItemsChangedError``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:

@@ -6,7 +6,7 @@ No I/O, no clock: batches may come twice, in any order, and of several execution
 from __future__ import annotations
 
 from taskiq_flow.errors import ItemsChangedError
-from taskiq_flow.generators.grant import NO_ITEMS, Grant
+from taskiq_flow.generators.grant import GIVE_THE_SAME, NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
 
 TOLD_ITEMS = 256
@@ -53,7 +53,7 @@ class Receiving:
         if b"" not in (digest, self.digest) and digest != self.digest:
             raise ItemsChangedError(
                 f"the generator was executed again, and gave other items among the first "
-                f"{self.next} than before; have it give the same items for the same inputs"
+                f"{self.next} than before; {GIVE_THE_SAME}"
             )
 
     def check_count(self, count: int) -> None:

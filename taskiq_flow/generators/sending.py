@@ -9,7 +9,7 @@ driver and by ``Receiving``, which compare digests.
 from __future__ import annotations
 
 from taskiq_flow.errors import ItemsChangedError
-from taskiq_flow.generators.grant import NO_ITEMS, Grant
+from taskiq_flow.generators.grant import GIVE_THE_SAME, NO_ITEMS, Grant
 from taskiq_flow.generators.messages import DIGEST_BYTES, Batch, Receipt
 
 BATCH_BYTES = 32_768
@@ -80,8 +80,7 @@ class Sending:
         if max(self._next, self.grant.have) > self.made:
             raise ItemsChangedError(
                 f"the generator was executed again, and ended after {self.made} items; its engine "
-                f"has {self._next} of the earlier execution; have it give the same items for the "
-                "same inputs"
+                f"has {self._next} of the earlier execution; {GIVE_THE_SAME}"
             )
 
     def fail(self) -> None:

@@ -302,4 +302,5 @@ class _Ends:
 
 
 def _failure(event: NodeFailed) -> NodeFailure:
-    return NodeFailure(event.task_name, event.task_id, event.error, event.attempts, event.index)
+    name, task_id, error, after = event.task_name, event.task_id, event.error, event.after
+    return NodeFailure(name, task_id, error, event.attempts, event.index, after)

@@ -289,7 +289,7 @@ class RedisJournal:
         except self._errors as error:
             raise JournalError(
                 f"the journal on Redis cannot be used: {type(error).__name__}: {error}; check the "
-                "server and its URL, then resume the run"
+                "server and its URL"
             ) from error
         self._has_answered = True
         return answer

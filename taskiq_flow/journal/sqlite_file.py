@@ -258,7 +258,7 @@ class SqliteFile:
         except sqlite3.OperationalError as error:  # the disk, the folder or the permissions
             raise JournalError(
                 f"the journal {self.path} cannot be used: {error}; check its folder, its disk "
-                "and its permissions, then resume the run"
+                "and its permissions"
             ) from error
         except sqlite3.DataError as error:
             raise JournalError(

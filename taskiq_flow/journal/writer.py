@@ -186,9 +186,11 @@ class LogWriter(Generic[T]):
                 value_type=kind,
             ) from error
 
-    def failure(self, name: str, attempt: int, error: BaseException) -> bytes:
-        """The record of a node that has failed for good."""
-        return record(FAILED, name, attempt, printable(describe(error)).encode())
+    def failure(
+        self, name: str, attempt: int, error: BaseException, after: BaseException | None
+    ) -> bytes:
+        """The record of a node that has failed for good. ``after``: as of ``NodeFailed``."""
+        return record(FAILED, name, attempt, printable(describe(error, after)).encode())
 
     def append(self, record: bytes) -> None:
         """Write a record with the next batch."""

@@ -82,6 +82,11 @@ class RunReport:
     @classmethod
     def of(cls, view: RunView) -> Self:
         """The report of a run, or of what has happened of it so far."""
+        if not isinstance(view, RunView):
+            raise TypeError(
+                f"RunReport.of() was given a {type(view).__name__}; give it a RunView: one that "
+                "has applied the events of a run, or await RunReader(journal).view(run_id)"
+            )
         path, seconds = critical_path(view.nodes, view.edges), view.seconds
         times = {name: times_of(node, view) for name, node in view.nodes.items()}
         ran = sum(each.running for each in times.values())

@@ -356,7 +356,7 @@ class RunView:
         node, whole = self._find(event)
         elements = None if whole is None else whole.elements
         if elements is None or elements.failed < MOST_FAILURES:
-            node.error, node.item = shown_error(event.error), event.item
+            node.error, node.item = shown_error(event.error, event.after), event.item
         self._ended(node, whole, event, "failed")
 
     def _skipped(self, event: NodeSkipped) -> None:

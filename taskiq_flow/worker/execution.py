@@ -78,6 +78,7 @@ class Execution:
         self.reply_to = reply_to
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
         self.requeues = message.labels.get(REQUEUE_COUNT)
+        self.timeout = message.labels.get("timeout")  # seconds, which taskiq counts
         self.tells_begin = BEGIN_LABEL in message.labels
         self.tells_begin_at_once = message.labels.get(BEGIN_LABEL) == TELL_AT_ONCE
         self._pid = os.getpid()

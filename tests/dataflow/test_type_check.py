@@ -502,8 +502,22 @@ def test_a_mismatch_is_a_warning_at_the_line_that_makes_the_engine(
     assert str(warning.message) == (
         "node 'producer' gives 'x' as list[int], and node 'consumer' takes it as its parameter "
         "'x': int. No such value fits or can be converted: correct one of the annotations, or add "
-        'a node that converts the value, or give the engine type_check="off"'
+        "a node that converts the value, or have 'consumer' take each item: "
+        'map_over="x", or give the engine type_check="off"'
     )
+
+
+def test_no_remedy_is_told_where_the_items_of_a_list_do_not_fit_either(
+    broker: InMemoryBroker,
+) -> None:
+    def gives_texts() -> list[str]:
+        return ["a"]
+
+    def takes_list_of_numbers(x: dict[str, int]) -> None: ...
+
+    with pytest.warns(TypeMismatchWarning) as warned:
+        ExecutionEngine(broker, graph(gives_texts, takes_list_of_numbers))
+    assert "map_over" not in str(warned[0].message)
 
 
 def test_a_mismatch_is_an_error_if_asked_for(broker: InMemoryBroker) -> None:

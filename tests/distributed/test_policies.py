@@ -53,6 +53,20 @@ async def test_a_retry_middleware_on_the_workers_leaves_it_to_the_engine(
     assert len(path.read_text(encoding="utf-8").split()) == caught.value.attempts == 2
 
 
+async def test_the_error_of_a_fallback_that_fails_comes_with_that_of_its_node(
+    any_broker: AsyncBroker, tmp_path: Path
+) -> None:
+    node, fallback = task(any_broker, app.fails_at_first), task(any_broker, app.fails_once)
+    dag = DAGBuilder().node(node, fallback=fallback).build()
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(any_broker, dag).execute({"path": str(tmp_path / "a"), "times": 9})
+    error = caught.value.__cause__
+    assert isinstance(error, LookupError)
+    told = f"attempt {caught.value.attempts}: its fallback failed with LookupError: {error}, after "
+    assert f"{told}LookupError: {error.__context__}" in str(caught.value)
+    assert isinstance(error.__context__, LookupError)
+
+
 async def test_an_attempt_that_takes_too_long_is_cancelled_where_it_runs(
     any_broker: AsyncBroker, tmp_path: Path
 ) -> None:

@@ -237,7 +237,7 @@ async def test_a_server_that_cannot_be_used_is_an_error_before_anything_is_sent(
     dag = DAGBuilder().node(lambda: 1, name="node").build()
     engine = ExecutionEngine(Broker(), dag, journal=journal)
     for attempt in (engine.execute_async(), engine.resume("run"), engine.rerun("run", ["node"])):
-        message = "the journal on Redis cannot be used: .*; check the server and its URL"
+        message = r"the journal on Redis cannot be used: .*; check the server and its URL$"
         with pytest.raises(JournalError, match=message):
             await anext(attempt)
     assert not sent

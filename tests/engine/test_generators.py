@@ -1352,6 +1352,10 @@ async def test_a_resumed_generator_that_gives_other_items_fails() -> None:
     with pytest.raises(NodeFailedError) as failed:
         await engine.execute(run_id="run", resume=True)
     assert isinstance(failed.value.__cause__, ItemsChangedError)
+    remedy = "if its source changes, return a list from a plain node and map over that, or compute"
+    assert remedy in str(failed.value.__cause__)
+    again = dict([pair async for pair in engine.rerun("run", ["items"])])
+    assert again["double"] == [0, 6, 12]
 
 
 # Declared

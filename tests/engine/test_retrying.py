@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import threading
 import time
+import traceback
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -37,12 +39,14 @@ from taskiq_flow import (
     NodeTimeoutError,
     OutputShapeError,
     Retry,
+    RunFailedError,
     RunTimeoutError,
     SerializationError,
 )
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
+from taskiq_flow.errors import describe
 from taskiq_flow.testing import LocalBroker
 from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
@@ -398,9 +402,138 @@ async def test_a_fallback_that_fails_too_is_the_nodes_failure(fallback: Any) -> 
 
     with pytest.raises(NodeFailedError) as caught:
         await engine.execute()
-    assert isinstance(caught.value.__cause__, (OSError, OutputShapeError))
-    assert caught.value.attempts == 2
-    assert len(recorder.of(NodeFailed)) == 1
+    error = caught.value.__cause__
+    assert isinstance(error, (OSError, OutputShapeError))
+    assert repr(error.__context__) == "LookupError(2)"
+    (failed,) = recorder.of(NodeFailed)
+    assert caught.value.attempts == failed.attempts == failed.attempt == 3
+    assert str(caught.value) == (
+        f"node 'n' failed in attempt 3: its fallback failed with {describe(error)}, after "
+        "LookupError: 2"
+    )
+    shown = failed.to_dict()["error"]
+    assert shown["message"] == (f"{error} (raised by the fallback, after LookupError: 2)")
+    assert shown["traceback"].index("LookupError: 2") < shown["traceback"].rindex(describe(error))
+
+
+class StatusError(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+
+
+def asks_for_url(status: int, error: Any) -> Any:
+    return error.url
+
+
+def hides_its_context(status: int, error: Any) -> Any:
+    try:
+        return error.url
+    except AttributeError:
+        raise KeyError("no url") from None
+
+
+def says_from_what(status: int, error: Any) -> Any:
+    raise KeyError("no url") from error
+
+
+@pytest.mark.parametrize("fallback", [asks_for_url, hides_its_context, says_from_what])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_the_error_before_that_of_a_fallback_is_told_everywhere(
+    fallback: Any, *, is_mapped: bool
+) -> None:
+    def fetch(status: int) -> None:
+        raise StatusError(status)
+
+    mapping: Any = {"inputs": {"status": "statuses"}, "map_over": "statuses"}
+    inputs: Any = {"statuses": [404]} if is_mapped else {"status": 404}
+    dag = (
+        DAGBuilder()
+        .node(fetch, fallback=fallback, **(mapping if is_mapped else {}))
+        .node(lambda failures: failures, "told", inputs=["fetch.failures"], join="ended")
+        .build()
+    )
+    error = "AttributeError" if fallback is asks_for_url else "KeyError"
+    origin = "StatusError: status 404"
+    with pytest.raises(NodeFailedError, match=f"its fallback failed with {error}.*after {origin}"):
+        ExecutionEngine(InMemoryBroker(), dag).execute_sync(inputs)
+    with pytest.raises(
+        RunFailedError, match=rf"{error}: .* \(raised by the fallback, after {origin}"
+    ):
+        ExecutionEngine(InMemoryBroker(), dag, on_error="continue").execute_sync(inputs)
+
+    results = ExecutionEngine(InMemoryBroker(), dag, on_error="collect").execute_sync(inputs)
+    (told,) = results["told"]
+    assert (told.error_type, told.index) == (error, 0 if is_mapped else None)
+    assert told.message.endswith(f"(raised by the fallback, after {origin})")
+    failure = results["fetch"][0] if is_mapped else results["fetch"]
+    assert (str(failure.after), failure.attempts) == ("status 404", 2)
+    lines = "".join(traceback.format_exception(failure.error))
+    assert lines.count(f"{origin}\n") == 1 < lines.index(error)
+
+
+def test_both_errors_are_shown_also_if_they_were_raised_while_a_third_was_handled() -> None:
+    async def fails() -> None:
+        raise ValueError("the first")
+
+    async def instead(error: Exception) -> None:
+        raise LookupError("the second")
+
+    async def outer() -> Any:
+        try:
+            int("x")
+        except ValueError:
+            return await ExecutionEngine(InMemoryBroker(), dag).execute()
+
+    dag = DAGBuilder().node(fails, fallback=instead).build()
+    with pytest.raises(NodeFailedError) as caught:
+        asyncio.run(outer())
+    assert repr(caught.value.__cause__) == "LookupError('the second')"
+    lines = "".join(traceback.format_exception(caught.value.__cause__))
+    assert lines.index("the first") < lines.index("the second")
+
+
+def test_what_a_task_raises_was_not_raised_while_the_loop_was_looked_for() -> None:
+    async def fails() -> None:
+        raise ValueError
+
+    with pytest.raises(NodeFailedError) as caught:
+        engine_of(fails)[0].execute_sync()
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__context__ is None
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_fallback_that_raises_the_error_again_adds_nothing_to_it(*, is_copy: bool) -> None:
+    def passes_on(error: Exception) -> None:
+        raise copy.copy(error) if is_copy else error
+
+    engine, _ = engine_of(Flaky(9), fallback=passes_on)
+    with pytest.raises(
+        NodeFailedError, match=r"in attempt 2 with LookupError: 1; it was"
+    ) as caught:
+        engine.execute_sync()
+    assert "raised" not in str(caught.value)
+    lines = "".join(traceback.format_exception(caught.value.__cause__))
+    assert lines.count("LookupError: 1\n") == 1
+
+
+def test_an_error_that_a_module_keeps_is_no_longer_for_each_node_that_it_fails() -> None:
+    kept = LookupError("kept")
+
+    def fails(number: int) -> None:
+        raise ValueError(number)
+
+    def gives_up(number: int) -> None:
+        raise kept
+
+    dag = DAGBuilder().node(fails, map_over="number", fallback=gives_up).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect")
+    results = engine.execute_sync({"number": range(300)})
+    assert len({str(failure.after) for failure in results["fails"]}) == 300
+    error, length = cast("BaseException | None", kept), 0
+    while error is not None:
+        error, length = error.__context__, length + 1
+    assert length <= 101
 
 
 def test_a_fallback_may_need_nothing_that_the_node_does_not_take() -> None:

@@ -186,7 +186,7 @@ BAD_FILES = {
     **{f"page {number} empty": (_page_overwritten(number, b"\0"), DAMAGED) for number in (2, -2)},
     "an unreadable name": (_name_with_a_letter_that_is_none, DAMAGED),
     "a chunk missing in the index": (_chunk_missing_in_the_index, DAMAGED),
-    "a folder": (_folder, "cannot be used: .*; check its folder, its disk and its permissions"),
+    "a folder": (_folder, r"cannot be used: .*; check its folder, its disk and its permissions$"),
 }
 
 

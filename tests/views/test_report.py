@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
@@ -436,3 +437,9 @@ def test_an_element_may_run_longer_than_all_of_what_is_before_its_node() -> None
     )
     report = RunReport.of(view)
     assert (report.critical_path, report.ideal_seconds) == (("n",), 4.0)
+
+
+def test_a_report_of_what_is_no_view_says_what_to_give() -> None:
+    status: Any = {"nodes": {}}
+    with pytest.raises(TypeError, match=r"was given a dict; give it a RunView: .*RunReader"):
+        RunReport.of(status)

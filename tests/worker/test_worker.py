@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import re
 import threading
 import types
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from taskiq import SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
@@ -321,7 +325,63 @@ async def test_a_task_that_the_worker_times_out_is_one_line(
             await ExecutionEngine(site.broker, dag).execute(run_id="r")
     ((level, text, has_traceback),) = lines_of(caplog)
     assert (level, has_traceback) == ("WARNING", False)
-    assert text.startswith("task 'r:wait:1' ended with TimeoutError")
+    assert text == "task 'r:wait:1' did not end within 0.1 s, its timeout"
+
+
+async def times_out_itself() -> None:
+    with anyio.fail_after(0):
+        await asyncio.Event().wait()
+
+
+async def fails_in_a_library() -> None:
+    json.loads("no JSON")
+
+
+def fails_in_a_library_in_thread() -> None:
+    anyio.run(fails_in_a_library)  # calls code of the user's again
+
+
+@pytest.mark.parametrize(
+    ("function", "line_of"),
+    [
+        (times_out_itself, "times_out_itself"),
+        (fails_in_a_library, "fails_in_a_library"),
+        (fails_in_a_library_in_thread, "fails_in_a_library"),
+    ],
+)
+async def test_the_last_line_of_the_users_own_code_is_told(
+    caplog: pytest.LogCaptureFixture, function: Any, line_of: str
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+    node = site.broker.register_task(copy_of(function), task_name="fail")
+    async with site.working():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(site.broker, DAGBuilder().node(node, timeout=9).build()).execute()
+    (text,) = [text for _, text, _ in lines_of(caplog) if "ended" in text]
+    first = globals()[line_of].__code__
+    assert re.search(rf"ended with .*\({re.escape(first.co_filename)}:(\d+)\)$", text)
+    line = int(text.rpartition(":")[2].rstrip(")"))
+    assert first.co_firstlineno < line <= first.co_firstlineno + 2
+
+
+async def test_an_installed_package_with_the_tasks_function_is_the_users_own(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site, space = Site(), tmp_path / "lib" / "site-packages"
+    calls: dict[str, Any] = {"__name__": __name__}
+    for name, lines in [
+        ("others", "def call(it): it()\ndef fail(): raise LookupError"),
+        ("shop", "async def task(): call(fail)"),
+    ]:
+        exec(compile(lines, str(space / name / "its.py"), "exec"), calls)  # noqa: S102
+    node = site.broker.register_task(calls["task"], task_name="fail")
+    async with site.working():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(site.broker, DAGBuilder().node(node).build()).execute()
+    ((_, text, _),) = lines_of(caplog)
+    assert text.endswith(f"ended with LookupError ({space / 'shop' / 'its.py'}:1)")
 
 
 async def test_a_task_that_no_engine_has_sent_is_logged_as_ever(
