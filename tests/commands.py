@@ -202,7 +202,9 @@ def _begin(
 ) -> list[str]:
     """Make the copy look like a process of the command's own."""
     signal.alarm(SECONDS)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    # Tests in the background ignore one, and tests that outlive their terminal the other.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(cwd)
     for name, value in env.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
