@@ -328,8 +328,15 @@ def hold(seconds: float) -> float:
     return seconds
 
 
-async def runs_graph(number: int, context: Context = TaskiqDepends()) -> int:
-    """Run a graph on the same workers, and wait for it."""
+_of_graphs: list[int] = []
+"""A number for each ``runs_graph`` that this process has begun."""
+
+
+async def runs_graph(number: int, together: int, context: Context = TaskiqDepends()) -> int:
+    """Run a graph on the same workers, and wait for it, once so many of these have begun."""
+    _of_graphs.append(number)
+    while len(_of_graphs) < together:
+        await asyncio.sleep(0.01)
     dag = DAGBuilder().node(task(context.broker, double)).build()
     results = await ExecutionEngine(context.broker, dag).execute({"item": number})
     return int(results["double"])

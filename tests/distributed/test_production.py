@@ -65,11 +65,10 @@ async def test_tasks_that_wait_for_tasks_in_full_pools_are_warned_of_on_both_sid
         async with started(sites[kind]) as broker:
             builder = DAGBuilder()
             for number in range(4):
-                builder.node(
-                    task(broker, app.runs_graph), name=f"{kind}{number}", inputs=["number"]
-                )
+                inputs = ["number", "together"]
+                builder.node(task(broker, app.runs_graph), name=f"{kind}{number}", inputs=inputs)
             engine = ExecutionEngine(broker, builder.build())
-            run = asyncio.ensure_future(engine.execute({"number": 1}))
+            run = asyncio.ensure_future(engine.execute({"number": 1, "together": 4}))
             for number in range(4):
                 told = f":{kind}{number}:1' runs a graph, and no worker takes the tasks of that"
                 await until(partial(is_in, told, lambda: caplog.text), "the engine warns")
