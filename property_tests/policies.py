@@ -236,6 +236,11 @@ class Failed:
     tries: tuple[Fate, ...] = ()
     fell_back: bool = False
 
+    @property
+    def attempts(self) -> int:
+        """How many there were, with that of its fallback."""
+        return len(self.tries) + self.fell_back
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -329,7 +334,7 @@ def story(node: PolicyNode, outcome: Outcome) -> list[Told]:
     if isinstance(outcome, Failed):
         if outcome.fell_back:
             told.append(("fell back", tries, [ConditionError, *errors][-1]))
-        return [*told, ("failed", tries, outcome.error)]
+        return [*told, ("failed", outcome.attempts, outcome.error)]
     if outcome.source == "fallback":
         told.append(("fell back", tries, [ConditionError, *errors][-1]))
     return [*told, ("completed", outcome.source, outcome.result)]

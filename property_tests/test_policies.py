@@ -99,7 +99,7 @@ def _check_collected(seen: Seen, outcomes: Mapping[str, Outcome]) -> None:
         outcome = outcomes[name]
         check_value(value, outcome)
         if isinstance(outcome, Failed):
-            assert value.attempts == len(outcome.tries)
+            assert value.attempts == outcome.attempts
 
 
 def _check_continued(seen: Seen, outcomes: Mapping[str, Outcome]) -> None:
@@ -122,7 +122,7 @@ def test_raise_ends_the_run_at_a_failure_of_the_models_and_only_then(
     assert isinstance(error, NodeFailedError)
     outcome = outcomes[error.task_name]
     assert isinstance(outcome, Failed)
-    assert (type(error.__cause__), error.attempts) == (outcome.error, len(outcome.tries))
+    assert (type(error.__cause__), error.attempts) == (outcome.error, outcome.attempts)
     assert error.failures == {error.task_name: error.__cause__}
     assert _surely_behind(graph, error.task_name) <= {*error.skipped} <= behind_failures(outcomes)
     for name, result in seen.pairs:
