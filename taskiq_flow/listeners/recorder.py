@@ -131,11 +131,10 @@ class _Recording:
 
     async def _write(self) -> None:
         try:
-            # At once: a process that dies early leaves a run that was begun. The first pause is
-            # twice as long, so that this is no transaction more.
+            await self._pause()
+            # With its first events: a transaction less, and short runs have no other.
             await self._create(self._batcher.next() or self._batcher.first())
             renewed_at = asyncio.get_running_loop().time()
-            await self._pause()
             while not self._ends.is_set():
                 await self._pause()
                 now = asyncio.get_running_loop().time()

@@ -84,22 +84,6 @@ async def test_a_run_in_progress_shows_and_cannot_be_cancelled_from_outside(
     assert (await reader.run("r")).status == "completed"
 
 
-async def test_a_run_is_recorded_when_it_begins(
-    journal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that dies at its beginning leaves a run that is shown as interrupted."""
-    monkeypatch.setattr(recorder_module, "FLUSH_EVERY", 3_600.0)
-    engine = ExecutionEngine(InMemoryBroker(), gated(), listeners=[Recorder(journal)])
-    reader = RunReader(journal)
-    async with engine.start({"notes": str(tmp_path / "notes")}, run_id="r") as run:
-        async with asyncio.timeout(10.0):
-            while not await reader.runs(status="running"):
-                await asyncio.sleep(0.01)
-        open_gate(tmp_path / "notes")
-        await run
-    assert (await reader.run("r")).status == "completed"
-
-
 async def test_a_recorded_run_cannot_be_resumed(journal: Any) -> None:
     await ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(journal)]).execute(
         {"x": 1}, run_id="r"
