@@ -403,8 +403,10 @@ def _stop_gathering(loop: asyncio.AbstractEventLoop, gathered: Gathered[Any]) ->
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of a map's node, and those of its engine. Raises ``TypeError`` for others."""
-    own = [name for name in inspect.signature(MapReduce.map).parameters if name != "options"]
-    check_keywords("MapReduce.map", options, [*own, *MapOptions.__annotations__])
+    known = MapOptions.__annotations__
+    if not known.keys() >= options.keys():
+        own = [name for name in inspect.signature(MapReduce.map).parameters if name != "options"]
+        check_keywords("MapReduce.map", options, [*own, *known])
     of_engine = {name: value for name, value in options.items() if name in _OF_ENGINE}
     return {n: v for n, v in options.items() if n not in of_engine}, of_engine
 

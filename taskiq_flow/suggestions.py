@@ -17,8 +17,13 @@ _SIMILAR, _ALMOST_EQUAL = 0.6, 0.85
 
 def did_you_mean(word: str, known: Iterable[str], likeness: float = _SIMILAR) -> str:
     """The end of a message, such as ``; did you mean 'page'?``; empty if no word is similar."""
-    similar = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
-    return f"; did you mean {similar[0]!r}?" if similar else ""
+    similar = closest(word, known, likeness)
+    return "" if similar is None else f"; did you mean {similar!r}?"
+
+
+def closest(word: str, known: Iterable[str], likeness: float = _SIMILAR) -> str | None:
+    """The word that is most like another one; ``None`` if none is similar."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
 
 
 def check_keywords(

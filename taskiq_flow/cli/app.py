@@ -452,7 +452,7 @@ def _of_all(
     ] = False,
 ) -> None:
     """Run graphs of tasks, and see, stop and continue their runs."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it names what it uses
     if not logging.root.handlers:  # taskiq logs each exception of a task, which is shown later on
         logging.getLogger("taskiq").setLevel(logging.CRITICAL)
 

@@ -13,9 +13,8 @@ _WIDEST = 80
 _NARROW = 60
 """Columns below which an explanation stands under a long option, and not beside it."""
 
+# Typer gives these classes no names of its own.
 _Formatter: Any = typer.Context.formatter_class
-
-
 _UsageError: Any = typer.BadParameter.__base__
 
 _ELSEWHERE = {
@@ -30,7 +29,7 @@ _ELSEWHERE = {
 """Names that commands have in other tools."""
 
 
-class _FittingFormatter(_Formatter):  # type: ignore[misc]
+class _FittingFormatter(_Formatter):  # type: ignore[misc]  # typer has no name for its base
     """Writes lists of options so that their explanations have most of the width."""
 
     def write_dl(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from taskiq_flow.errors import (
     UnusedInputWarning,
     warn,
 )
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.suggestions import closest, did_you_mean
 
 
 def as_inputs(inputs: Any) -> dict[str, Any]:
@@ -158,9 +157,10 @@ def _missing(node: DAGNode, key: str, given: str | None, whole: Plan, values: It
     if key not in {*node.binding.keys, *node.waits_for}:  # the parameters of a condition are keys
         who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
     hint = did_you_mean(key, known) or _how_to_give(key, whole)
-    lists = difflib.get_close_matches(key, [*whole.producers, *values], n=1)
-    if key in node.map_over and lists and (key, key) in node.binding.keyword:
-        hint = f"; write {how_to_map(node, key, lists[0])}"
+    if key in node.map_over and (key, key) in node.binding.keyword:
+        whole_list = closest(key, [*whole.producers, *values])
+        if whole_list is not None:
+            hint = f"; write {how_to_map(node, key, whole_list)}"
     if given is not None:
         hint = f"; it was given {given!r}, which no node takes{did_you_mean(given, [key])}"
     return f"{who} {key!r}, which no node produces and the run was not given{hint}"

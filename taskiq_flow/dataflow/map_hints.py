@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from inspect import Parameter
 from typing import Any, get_args, get_origin
 
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.errors import BindingError
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.dataflow.node_arguments import check_named
+from taskiq_flow.suggestions import closest, did_you_mean
 
 
 def check_map_over(
@@ -20,33 +20,27 @@ def check_map_over(
 
     ``taken``: the keys that it takes; ``producers``: those that nodes give.
     """
-    for key in node.map_over:
-        if key not in taken:
-            hint = _hint(node, key, taken, producers, nodes)
-            raise BindingError(
-                f"map_over of node {node.task_name!r} names {key!r}, which is none of "
-                f"{', '.join(map(repr, taken)) or 'its keys'}{hint}",
-                task_name=node.task_name,
-                key=key,
-            )
+    name = node.task_name
+    hint = partial(_hint, node, producers, nodes)
+    check_named(f"map_over of node {name!r}", node.map_over, taken, name, hint)
 
 
 def _hint(
     node: DAGNode,
-    key: str,
-    taken: Collection[str],
     producers: Collection[str],
     nodes: Iterable[DAGNode],
+    key: str,
+    taken: Collection[str],
 ) -> str:
     is_known = key in producers or any(key in other.binding.keys for other in nodes)
     hint = did_you_mean(key, taken)
     if hint and not is_known:  # a misspelt key
         return hint
     free = [name for name, given in _by_name(node) if name == given and name not in producers]
-    similar = difflib.get_close_matches(key, free, n=1)
-    if not similar and len(free) != 1:
+    similar = closest(key, free)
+    if similar is None and len(free) != 1:
         return hint
-    return f"; write {how_to_map(node, (similar or free)[0], key)}"
+    return f"; write {how_to_map(node, similar or free[0], key)}"
 
 
 def how_to_map(node: DAGNode, parameter: str, key: str) -> str:

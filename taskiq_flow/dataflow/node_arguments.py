@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, cast
 
@@ -17,13 +17,22 @@ WINDOW: Final = 16
 """How many items a generator may be ahead of those that take them."""
 
 
-def check_named(what: str, keys: Iterable[str], known: Collection[str], name: str) -> None:
-    """Raise ``BindingError`` for a key that ``what`` names and that is unknown. ``name``: whose."""
+def check_named(
+    what: str,
+    keys: Iterable[str],
+    known: Collection[str],
+    name: str,
+    hint: Callable[[str, Collection[str]], str] = did_you_mean,
+) -> None:
+    """Raise ``BindingError`` for a key that ``what`` names and that is unknown. ``name``: whose.
+
+    ``hint``: the end of the message, of the key and the known ones.
+    """
     for key in keys:
         if key not in known:
             raise BindingError(
                 f"{what} names {key!r}, which is none of "
-                f"{', '.join(map(repr, known)) or 'its keys'}{did_you_mean(key, known)}",
+                f"{', '.join(map(repr, known)) or 'its keys'}{hint(key, known)}",
                 task_name=name,
                 key=key,
             )

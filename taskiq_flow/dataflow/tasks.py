@@ -6,8 +6,6 @@ import builtins
 import contextlib
 import functools
 import inspect
-import os
-import sys
 import weakref
 from collections.abc import Callable, Collection
 from functools import partial
@@ -19,6 +17,7 @@ from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.values.call import unwrapped
+from taskiq_flow.values.classes import MAIN, script_name
 
 Task = AsyncTaskiqDecoratedTask[Any, Any] | Callable[..., Any]
 """What a node runs: a taskiq task, or a plain callable, sync or async."""
@@ -82,8 +81,7 @@ def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
         return False
     if module == task.original_func.__module__:
         return True
-    script = os.path.normpath(sys.argv[0]).removesuffix(".py")
-    return task.original_func.__module__ == "__main__" and module == script.replace(os.sep, ".")
+    return task.original_func.__module__ == MAIN and module == script_name()
 
 
 def place_of(task: Task) -> str:

@@ -354,7 +354,7 @@ def _difference(value: Any, copy: Any, other: Any) -> str:
     return ""
 
 
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 def _parts(value: Any) -> list[Any] | None:
@@ -403,10 +403,7 @@ def _differs(value: Any, copy: Any) -> bool:
 def _told(element: Any) -> Any:
     """What can be told of an element of a set. Others may be equal to themselves only."""
     kind = type(element)
-    return element if kind in _COMPARED and element == element else kind  # noqa: PLR0124
-
-
-_COMPARED = frozenset({type(None), bool, int, float, complex, str, bytes})
+    return element if kind in _SCALARS and element == element else kind  # noqa: PLR0124
 
 
 def _named(value: Any) -> str:

@@ -35,12 +35,14 @@ def kind_of(cls: type) -> str | None:
     return "attrs class" if "__attrs_attrs__" in vars(cls) else None
 
 
-def script() -> str | None:
-    """The name by which workers import the main script; ``None`` if it is no module with tasks.
+def script_name() -> str:
+    """The main script's name as taskiq makes it of its path: the names of its tasks begin so."""
+    return os.path.normpath(sys.argv[0]).removesuffix(".py").replace(os.sep, ".")
 
-    taskiq begins the names of its tasks with it, and makes it of the script's path.
-    """
-    name = os.path.normpath(sys.argv[0]).removesuffix(".py").replace(os.sep, ".")
+
+def script() -> str | None:
+    """The name by which workers import the main script; ``None`` if it is no module with tasks."""
+    name = script_name()
     contents = tuple(vars(sys.modules[MAIN]).values())
     tasks = [task for task in contents if isinstance(task, AsyncTaskiqDecoratedTask)]
     has_tasks = any(task.task_name.startswith(f"{name}:") for task in tasks)

@@ -22,7 +22,7 @@ from uuid import UUID
 from pydantic import BaseModel, RootModel
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.values.classes import MAIN, imported, kind_of, script
+from taskiq_flow.values.classes import MAIN, imported, kind_of
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
 _ARGUMENTS: dict[str, Any] = {
@@ -57,7 +57,7 @@ def _reference(encoder: Encoder, cls: type) -> Any:
             *(_argument(encoder, part) for part in generic["args"]),
         ]
     module: str | None = cls.__module__
-    if module == MAIN and not encoder.keeps_main and (module := script()) is None:
+    if module == MAIN and not encoder.keeps_main and (module := encoder.script) is None:
         raise RefusedError(
             "its class is defined in __main__; move it to a module that both processes import"
         )

@@ -6,9 +6,10 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
-from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.classes import Classes, script
 from taskiq_flow.values.plain import LEAVES, MAX_DEPTH, MOST_BITS, TAG, floats_are_finite
 
 NEWER = "was written by a newer taskiq_flow; upgrade this process"
@@ -71,6 +72,11 @@ class Encoder:
         self._buffers = buffers
         self._fallback = fallback
         self._active: set[int] = set()
+
+    @cached_property
+    def script(self) -> str | None:
+        """As ``classes.script``, looked for once in a value of many objects."""
+        return script()
 
     def encode(self, value: Any) -> Any:
         """The tree of a value, which is the value itself where JSON carries it exactly."""

@@ -164,6 +164,28 @@ async def test_a_generator_whose_execution_ends_while_it_waits(
         assert isinstance(results["items"].error, asyncio.CancelledError)
 
 
+def sent_by(broker: AsyncBroker, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The messages that a broker sends from now on."""
+    sent: list[bytes] = []
+    kick = broker.kick
+
+    async def noting(message: BrokerMessage) -> None:
+        sent.append(message.message)
+        await kick(message)
+
+    monkeypatch.setattr(broker, "kick", noting)
+    return sent
+
+
+async def give_to_another(site: Site, message: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver a message once more, to a worker of another name."""
+    assert site.flow is not None
+    worker = site.flow._worker.opened
+    assert worker is not None
+    monkeypatch.setattr(worker, "_name", "another:1")
+    await site.broker.kick(BrokerMessage(task_id="", task_name="", message=message, labels={}))
+
+
 @virtually
 @pytest.mark.parametrize("is_blocked", [False, True])
 async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes_over(
@@ -171,14 +193,7 @@ async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes
 ) -> None:
     """And it has any time while there is no room."""
     async with with_workers() as site:
-        sent: list[bytes] = []
-        kick = site.broker.kick
-
-        async def noting(message: BrokerMessage) -> None:
-            sent.append(message.message)
-            await kick(message)
-
-        monkeypatch.setattr(site.broker, "kick", noting)
+        sent = sent_by(site.broker, monkeypatch)
         builder = DAGBuilder().node(site.items, timeout=3, window=1)
         if is_blocked:
             site.seconds = 60
@@ -188,11 +203,7 @@ async def test_a_worker_that_is_given_the_task_again_has_time_for_what_it_passes
         site.pace = 1000  # the first worker makes no more
         await asyncio.sleep(1)
         site.pace = 1
-        assert site.flow is not None
-        worker = site.flow._worker.opened
-        assert worker is not None
-        monkeypatch.setattr(worker, "_name", "another:1")
-        await kick(BrokerMessage(task_id="", task_name="", message=sent[0], labels={}))
+        await give_to_another(site, sent[0], monkeypatch)
         assert (await run)["items"] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert site.executions == 2
 
@@ -368,25 +379,14 @@ async def test_a_worker_that_is_given_the_task_again_before_there_is_room_has_th
             yield number
 
     async with with_workers() as site:
-        sent: list[bytes] = []
-        kick = site.broker.kick
-
-        async def noting(message: BrokerMessage) -> None:
-            sent.append(message.message)
-            await kick(message)
-
-        monkeypatch.setattr(site.broker, "kick", noting)
+        sent = sent_by(site.broker, monkeypatch)
         site.seconds = 11
         numbers_task = site.broker.register_task(numbers, task_name="numbers")
         builder = DAGBuilder().node(numbers_task, timeout=3, window=6)
         builder.node(site.double, inputs={"item": "numbers"}, map_over="numbers", max_parallel=1)
         run = ExecutionEngine(site.broker, builder.build()).start({"size": 12})
         await asyncio.sleep(11.5)  # there are 7 items, and the first of them is taken at 12
-        assert site.flow is not None
-        worker = site.flow._worker.opened
-        assert worker is not None
-        monkeypatch.setattr(worker, "_name", "another:1")
-        await kick(BrokerMessage(task_id="", task_name="", message=sent[0], labels={}))
+        await give_to_another(site, sent[0], monkeypatch)
         site.seconds = 1
         assert (await run)["numbers"] == [*range(1, 13)]
     assert executions == 2

@@ -322,21 +322,24 @@ async def test_lists_that_differ_in_length_are_told_by_the_generators_output() -
     assert "items of" not in str(failed.value)
 
 
+def numbers_beside_chars() -> DAGBuilder:
+    """A generator and a run input, whose items are taken together."""
+    builder = DAGBuilder().node(numbers)
+    return builder.node(
+        awaited(lambda number, char: f"{char}{number}"),
+        name="zipped",
+        inputs={"number": "numbers", "char": "chars"},
+        map_over=["numbers", "chars"],
+    )
+
+
 @virtually
 @pytest.mark.parametrize("chars", [[], ["a", "b"]])
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_run_ends_when_an_endless_generator_is_longer_than_a_list_beside_it(
     chars: list[str], many: bool
 ) -> None:
-    builder = DAGBuilder().node(numbers)
-    inputs = {"number": "numbers", "char": "chars"}
-    builder.node(
-        awaited(lambda number, char: f"{char}{number}"),
-        name="zipped",
-        inputs=inputs,
-        map_over=["numbers", "chars"],
-    )
-    engine = engine_of(builder)
+    engine = engine_of(numbers_beside_chars())
     given: dict[str, Any] = {"count": 1_000_000, "chars": chars}
     with pytest.raises(NodeFailedError, match="'numbers' has more") as failed:
         if many:
@@ -349,15 +352,7 @@ async def test_a_run_ends_when_an_endless_generator_is_longer_than_a_list_beside
 @virtually
 async def test_other_runs_are_told_once_when_the_longer_list_is_whole() -> None:
     recorder = Recorder()
-    builder = DAGBuilder().node(numbers)
-    inputs = {"number": "numbers", "char": "chars"}
-    builder.node(
-        awaited(lambda number, char: f"{char}{number}"),
-        name="zipped",
-        inputs=inputs,
-        map_over=["numbers", "chars"],
-    )
-    engine = engine_of(builder, on_error="collect", listeners=[recorder])
+    engine = engine_of(numbers_beside_chars(), on_error="collect", listeners=[recorder])
     results = await engine.execute({"count": 5, "chars": ["a", "b"]})
     assert results["numbers"] == [0, 1, 2, 3, 4]
     assert isinstance(results["zipped"], NodeFailure)
