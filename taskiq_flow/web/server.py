@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -21,6 +24,9 @@ HEADER_SECONDS = 10.0
 """A client that has not sent the headers of a request for so long is disconnected."""
 
 _GRACEFUL_SECONDS = 5
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""The signals that end a process, by their names. No system has all of them."""
 
 
 class _Protocol(H11Protocol):
@@ -57,7 +63,10 @@ class _Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends all streams before it waits for the connections to be closed."""
+    """Ends all streams before it waits for the connections to be closed.
+
+    Stops at SIGHUP as well, and at no signal that is ignored.
+    """
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         super().__init__(
@@ -80,6 +89,29 @@ class Server(uvicorn.Server):
         )
         self._app = app
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, and then have it do what it does without a server."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        captured: list[int] = []
+
+        def capture(number: int, frame: FrameType | None) -> None:
+            captured.append(number)
+            self.handle_exit(number, frame)
+
+        known = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        heeded = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, capture) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for number in captured:
+            signal.raise_signal(number)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
         if (hub := getattr(self._app.state, "hub", None)) is not None:
@@ -94,7 +126,7 @@ def serve(
     *,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve an application of this package until Ctrl-C, or until SIGTERM ends the process.
+    """Serve an application of this package until Ctrl-C, or SIGTERM or SIGHUP ends the process.
 
     ``app``: of ``runs_app``, or ``create_visualization_api(...).app``. ``port``: 0 for one that is
     free. ``on_ready``: called with the address once it can be opened, such as

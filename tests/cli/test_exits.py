@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,14 @@ from tests.cli.conftest import Run, Start
 URL = ("--input", "url=example.org")
 
 KNOWN = ("--journal", "runs.db", "--run-id", "r1")
+
+SLOW = """
+import time
+from pathlib import Path
+
+Path("is_imported").touch()
+time.sleep(60)
+"""
 
 ENDS = [
     (["run", "flows:nightly", *URL], 0, ""),
@@ -144,6 +153,26 @@ def test_ctrl_c_before_there_is_a_command_ends_quietly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "taskiq_flow", "runs"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)  # noqa: S603
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+IMPORTING = [
+    *(("run slow:flow", number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+    ("validate slow:flow", signal.SIGINT),
+    ("resume r1 slow:flow", signal.SIGINT),
+    ("serve slow:flow", signal.SIGTERM),
+    ("run flows:nightly --broker slow:broker", signal.SIGTERM),
+]
+
+
+def test_a_signal_ends_a_command_that_imports_a_module(with_run: Path, start: Start) -> None:
+    (with_run / "slow.py").write_text(SLOW)
+    for words, number in IMPORTING:
+        command = start(*words.split(), env={"TASKIQ_FLOW_JOURNAL": "runs.db"})
+        command.until((with_run / "is_imported").exists)
+        command.send(number)
+        done = command.wait()
+        assert (done.code, done.output, done.errors) == (128 + number, "", ""), words
+        (with_run / "is_imported").unlink()
 
 
 def test_a_locked_run_is_told_apart(with_run: Path, run: Run) -> None:

@@ -244,16 +244,24 @@ async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.Monkey
 
 
 SERVER = """
-import sys
+import signal
 from taskiq_flow import MemoryJournal
 from taskiq_flow.web import runs_app, serve, server
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 server._GRACEFUL_SECONDS = 60
 serve(runs_app(MemoryJournal()), port=0, on_ready=lambda address: print(address, flush=True))
 print("stopped")
 """
 
 
-async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "output"),
+    [(signal.SIGINT, 0, b"stopped\n"), (signal.SIGHUP, -signal.SIGHUP, b"")],
+)
+async def test_a_signal_stops_the_server_though_a_stream_is_open(
+    number: signal.Signals, code: int, output: bytes
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, stdout=subprocess.PIPE
     )
@@ -263,10 +271,11 @@ async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     async with asyncio.timeout(LONGEST):
-        assert await process.stdout.read() == b"stopped\n"
-        assert await process.wait() == 0
+        assert (await reader.read()).endswith(b"0\r\n\r\n")  # the stream has ended
+        assert await process.stdout.read() == output
+        assert await process.wait() == code
     writer.close()
 
 
