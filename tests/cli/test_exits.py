@@ -13,9 +13,15 @@ from typing import Any
 import pytest
 
 from taskiq_flow import RunView
-from taskiq_flow.cli.exits import Code, code_of_run
-from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
-from taskiq_flow.events import RunFinished, RunStarted
+from taskiq_flow.cli.exits import Code, code_of, code_of_run
+from taskiq_flow.errors import (
+    JournalError,
+    NodeFailedError,
+    RunFailedError,
+    RunTimeoutError,
+    ServerUnreachableError,
+)
+from taskiq_flow.events import NodeFailed, RunFinished, RunStarted
 from tests.cli.conftest import Run, Start
 
 URL = ("--input", "url=example.org")
@@ -201,6 +207,9 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
     ]
 
 
+AWAY = ServerUnreachableError("x")
+
+
 @pytest.mark.parametrize(
     ("outcome", "error", "code"),
     [
@@ -208,6 +217,8 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
         ("failed", NodeFailedError("x"), Code.NODE_FAILED),
         ("failed", RunTimeoutError("x"), Code.TIMEOUT),
         ("failed", JournalError("x"), Code.UNREACHABLE),
+        ("failed", RunFailedError("x", failures={"a": AWAY}), Code.UNREACHABLE),
+        ("failed", RunFailedError("x", failures={"a": KeyError()}), Code.NODE_FAILED),
         ("cancelled", None, Code.CANCELLED),
         (None, None, Code.UNREACHABLE),
     ],
@@ -218,5 +229,8 @@ def test_the_code_of_a_run_elsewhere(outcome: Any, error: Exception | None, code
     if outcome is None:
         view.status = "interrupted"
     else:
+        for failed in getattr(error, "failures", {}).values():
+            view.apply(NodeFailed("r1", 0.5, "a", "r1:a:1", failed, 1))
         view.apply(RunFinished("r1", 1.0, outcome, error))
     assert code_of_run(view) is code
+    assert error is None or code_of(error) is code
