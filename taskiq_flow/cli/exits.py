@@ -9,7 +9,6 @@ import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Coroutine, Iterator
 from enum import IntEnum
 from typing import NoReturn
@@ -17,7 +16,7 @@ from typing import NoReturn
 from taskiq_flow import errors
 from taskiq_flow.cli.output import OutputError, close_quietly, keep_results_apart, not_written, say
 from taskiq_flow.listeners.texts import failed_elements
-from taskiq_flow.previews import of_the_users, without_python
+from taskiq_flow.previews import of_the_users, shown_error, without_python
 from taskiq_flow.views.run_view import RunView
 
 MOST_TRACEBACKS = 3
@@ -165,8 +164,9 @@ def report(error: Exception) -> None:
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
         if failure.__traceback__ is not None or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
-            text = "".join(traceback.format_exception(failure))
-            say(f"{heading}\n{of_the_users(text)}", style="dim")
+            shown = shown_error(failure)
+            if shown is not None:
+                say(f"{heading}\n{of_the_users(shown['traceback'])}", style="dim")
 
 
 _IN_PYTHON = re.compile(r"engine\.resume\([^)]*\) and (taskiq-flow resume .*)wait")

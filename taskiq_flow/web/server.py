@@ -23,6 +23,9 @@ from taskiq_flow.web.guard import MOST_BYTES, MOST_CONNECTIONS
 HEADER_SECONDS = 10.0
 """A client that has not sent the headers of a request for so long is disconnected."""
 
+GONE_SECONDS = 30.0
+"""A client that acknowledges nothing for so long is disconnected, where TCP can be told so."""
+
 _GRACEFUL_SECONDS = 5
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -36,6 +39,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        _notice_when_gone(transport.get_extra_info("socket"))
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,6 +64,18 @@ class _Protocol(H11Protocol):
     def _refuse(self) -> None:
         self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n")
         self.transport.close()
+
+
+def _notice_when_gone(connection: socket.socket | None) -> None:
+    """Close a connection whose client has vanished without a word, as a machine without power does.
+
+    TCP itself would go on for a quarter of an hour. All streams send a sign of life every few
+    seconds, which such a client does not acknowledge.
+    """
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = round(GONE_SECONDS * 1000)
+        with contextlib.suppress(OSError):  # of a socket that is no TCP
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 class Server(uvicorn.Server):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from taskiq_flow import RunView
-from taskiq_flow.cli.exits import Code, code_of, code_of_run
+from taskiq_flow.cli.exits import Code, code_of, code_of_run, report
 from taskiq_flow.errors import (
     JournalError,
     NodeFailedError,
@@ -205,6 +205,15 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
         "ValueError: 7 is odd",
         "it cannot be resumed; with --journal runs.db it could",
     ]
+
+
+def test_a_long_error_does_not_flood_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError("x" * 1_000_000)
+    error.__cause__ = KeyError("y" * 1_000_000)
+    report(RunFailedError("1 node failed", failures={"a": error}))
+    told = capsys.readouterr().err
+    assert "ValueError: xxx" in told
+    assert len(told) < 10_000
 
 
 AWAY = ServerUnreachableError("x")

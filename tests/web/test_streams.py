@@ -218,6 +218,26 @@ async def test_a_client_that_takes_nothing_is_disconnected(
         await until(lambda: not app.state.hub._windows, "nobody watches any more")
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="TCP cannot be told so here")
+async def test_a_client_that_acknowledges_nothing_is_disconnected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that has vanished; here its buffer is full, of which TCP knows as little more."""
+    monkeypatch.setattr(server, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(streams, "STUCK_SECONDS", 1_000.0)
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    with socket.create_connection(site.address) as stalled:
+        stalled.sendall(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: app.state.hub._windows, "it watches")
+        for _ in range(12):  # more than the buffers of the kernel take
+            await run.send(2_000, "x" * 400)
+        await until(lambda: not app.state.hub._windows, "nobody watches any more")
+
+
 async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_GRACEFUL_SECONDS", 60)  # after which they would be ended
     journal = MemoryJournal()
