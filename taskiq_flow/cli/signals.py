@@ -1,9 +1,11 @@
-"""What the signals do that end a process: SIGINT, SIGTERM, and SIGHUP of a closed terminal."""
+"""What signals do: SIGINT, SIGTERM and SIGHUP, which end a process, and Ctrl-Z."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -13,15 +15,28 @@ _CODES: dict[int, Code] = {signal.SIGINT: Code.CANCELLED, signal.SIGTERM: Code.T
 if hasattr(signal, "SIGHUP"):
     _CODES[signal.SIGHUP] = Code.HUNG_UP
 
+_SHOW_CURSOR = b"\x1b[?25h"
+
 _Handler = Callable[[int, object], object]
 
 
-def leave_at_signals() -> None:
+def heed_signals() -> None:
     """Exit at a signal at once, also while a module is imported, which asyncio would wait for.
 
-    A command that has something to stop first uses ``Signals`` for that.
+    A command that has something to stop first uses ``Signals`` for that. At Ctrl-Z, the shell gets
+    back the cursor, which progress hides.
     """
     _handle(lambda number, _: leave(_CODES[number]))
+    is_job = hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
+    if is_job and sys.stderr is not None and sys.stderr.isatty():
+        signal.signal(signal.SIGTSTP, _suspend)
+
+
+def _suspend(number: int, _frame: object) -> None:
+    os.write(sys.stderr.fileno(), _SHOW_CURSOR)  # not by the stream, which may be within a write
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)  # returns when the process is continued
+    signal.signal(number, _suspend)
 
 
 class Signals:
