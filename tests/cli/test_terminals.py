@@ -214,7 +214,7 @@ def test_ctrl_z_gives_the_cursor_back_and_the_run_goes_on(
 
     def has_gone_on() -> bool:
         command.send(signal.SIGCONT)  # once more, if it had not stopped yet
-        return "after: open for all" in terminal.so_far
+        return "after: open for all" in ESCAPE.sub("", terminal.so_far)
 
     command.until(has_gone_on)
     assert command.wait().code == 0
