@@ -13,7 +13,7 @@ from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.cleanup import was_cancelled
 from taskiq_flow.errors import ServerUnreachableError
-from taskiq_flow.reconnect import text_of, warn_of_outage
+from taskiq_flow.reconnect import may_pass, text_of, warn_of_outage
 from taskiq_flow.transport.systems import outages_of
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import arrived, failed
@@ -74,7 +74,7 @@ class ResultReader:
 
     def _given_up(self, error: BaseException) -> TaskiqResult[Any]:
         """The result of a task that cannot be asked for any longer."""
-        if not self._is_outage(error):
+        if not may_pass(error, self._is_outage):
             return failed(error)
         away = ServerUnreachableError(
             f"the result cannot be read, as the server of {type(self._backend).__name__} has been "

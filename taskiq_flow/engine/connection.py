@@ -24,7 +24,7 @@ from taskiq_flow.errors import (
     warn,
 )
 from taskiq_flow.middleware import FlowMiddleware
-from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage, text_of
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT, may_pass, retry_through_outage, text_of
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, LABEL, TELL_IN_TIME
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
@@ -192,7 +192,7 @@ def _lasting(kick: Kick, broker: AsyncBroker) -> Kick:
         try:
             await retry_through_outage(partial(kick, message), waits, "tasks cannot be sent yet")
         except Exception as error:
-            if not is_outage(error):
+            if not may_pass(error, is_outage):
                 raise
             raise ServerUnreachableError(
                 f"the task was not sent, as the server of {type(broker).__name__} was away for "

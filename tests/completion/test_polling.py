@@ -142,8 +142,21 @@ async def test_a_result_backend_that_never_answers_ends_the_node() -> None:
 
 
 class AwayBroker(LocalBroker):
+    error: Exception = ConnectionError("the broker is away")
+
     async def kick(self, message: BrokerMessage) -> None:
-        raise ConnectionError("the broker is away")
+        raise self.error
+
+
+@virtually
+async def test_a_broker_whose_address_is_wrong_is_not_waited_for() -> None:
+    broker = AwayBroker()
+    broker.error = FileNotFoundError("no such socket")
+    dag = DAGBuilder().node(Tasks(broker).load).build()
+    with pytest.raises(NodeFailedError, match="with FileNotFoundError") as caught:
+        await ExecutionEngine(broker, dag).execute({"source": "a"})
+    assert caught.value.__cause__ is broker.error
+    assert asyncio.get_running_loop().time() < 1
 
 
 @virtually
