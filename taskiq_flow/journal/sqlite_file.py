@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import sqlite3
@@ -20,6 +21,8 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal.lease import is_gone, new_owner
 from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
+
+logger = logging.getLogger("taskiq_flow")
 
 T = TypeVar("T")
 
@@ -155,10 +158,11 @@ class SqliteFile:
             result = await self.look(write)
         self._written_at = time.monotonic()
         self._writes += 1
-        self._opened.bytes_in_log += size + _BYTES_PER_WRITE
-        if self._opened.bytes_in_log > _CHECKPOINT_BYTES:
-            self._opened.bytes_in_log = 0
-            await self.read(_checkpoint)
+        opened = self._opened
+        opened.bytes_in_log += size + _BYTES_PER_WRITE
+        if opened.bytes_in_log > _CHECKPOINT_BYTES and self._thread is not None:
+            opened.bytes_in_log = 0
+            self._thread.submit(self._checkpoint)
         return result
 
     async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -222,6 +226,22 @@ class SqliteFile:
         thread.shutdown(wait=False)
 
     # In the file's thread
+
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the file, as far as no reader needs it.
+
+        This waits for the disk. It has a connection of its own, so that writes go on meanwhile.
+        """
+        try:
+            with contextlib.closing(self._connect("rw")) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:  # the log grows, and the next call moves more
+            logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        """A further connection to the file, which must exist."""
+        location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
+        return sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
 
     def _open(self, opened: _Opened) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size:
@@ -287,8 +307,7 @@ class SqliteFile:
         # Without a WAL file, a read-write connection removes the files that it creates. A WAL file
         # that a killed process has left must not be merged by this check, so then read only.
         mode = "ro" if Path(f"{self.path}-wal").exists() else "rw"
-        location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        connection = sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
+        connection = self._connect(mode)
         try:
             connection.execute("BEGIN")  # all reads see one state of the file
             application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -361,11 +380,6 @@ def _is_busy(error: BaseException | None) -> bool:
     """Whether another process has the file locked."""
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return primary == sqlite3.SQLITE_BUSY
-
-
-def _checkpoint(connection: sqlite3.Connection) -> None:
-    """Move what the write-ahead log has into the file, as far as no reader needs it."""
-    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _allow_columns(connection: sqlite3.Connection) -> None:

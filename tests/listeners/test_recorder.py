@@ -221,7 +221,7 @@ async def test_a_recorder_holds_a_bounded_number_of_events(
     await engine.execute({"numbers": list(range(1_000))}, run_id="r")
     view = await RunReader(journal).view("r")
     assert view.status == "completed"
-    assert view.missed > 2_500
+    assert view.missed > 1_000  # of 3,000: the first batch was written, and so is the last one
     assert caplog.text.count("the oldest are left out") == 1
 
 
