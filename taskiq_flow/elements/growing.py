@@ -32,12 +32,15 @@ class GrowingRows:
         self._readers = [layout.groups[number] for number in sorted(readers)]
         self._takers = [group for group in self._readers if group.is_taken]
         # One that waits for what cannot go on while this generator waits says nothing about room:
-        # it would wait for itself.
+        # it would wait for itself. Neither does one that may never reach a row, as it is within
+        # positions that are taken together with those of another list, which may be shorter.
         held_up = self._held_up(plan, layout)
+        own = () if mapped is None else mapped.plan.axes
         self._bounding = [
             group
             for group in self._takers
             if not plan.groups[group.number].waits_for & held_up
+            and (group.depth == 1 or plan.groups[group.number].axes[:-1] == own)
             and (self.axis in group.straight or len(group.places) == 1)
         ]
 
