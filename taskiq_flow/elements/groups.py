@@ -271,6 +271,34 @@ class Group:
         self.items: list[Group] = []
         self.alive: dict[Path, set[Mapped]] = {}
 
+    def has_let_in(self, path: Path) -> bool:
+        """Whether a position that there is has been let in."""
+        prefix = path[:-1]
+        if self.parent is None:
+            return self.root is not None and path[-1] < self.root.next
+        if not self.parent.has_let_in(prefix):
+            return False
+        cursor = self.cursors.get(prefix)
+        if cursor is not None:
+            return path[-1] < cursor.next
+        return prefix not in self.parked
+
+    def never_reads(self, prefix: Path) -> bool:
+        """Whether there is no list at a position of its parent, and never will be."""
+        if self.parent is None:
+            return self.root is None and all(mapped.is_dead for mapped in self.tree)
+        if self.parent.has_let_in(prefix):
+            return prefix not in self.parked and prefix not in self.cursors
+        return self.parent.never_lets_in(prefix)
+
+    def never_lets_in(self, path: Path) -> bool:
+        """Whether a position that was not let in never will be, as its list is shorter."""
+        prefix = path[:-1]
+        cursor = self.cursors.get(prefix)
+        if cursor is not None:
+            return cursor.row.length is not None and path[-1] >= cursor.row.length
+        return self.root is not None or self.never_reads(prefix)
+
 
 class Groups:
     """The mapped nodes and the groups of one run, as they belong together.

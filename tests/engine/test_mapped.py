@@ -24,6 +24,7 @@ from taskiq_flow import (
     Failure,
     GraphChangedError,
     GraphError,
+    InputConflictError,
     InputError,
     Item,
     MemoryJournal,
@@ -117,6 +118,13 @@ async def test_other_keys_are_passed_whole() -> None:
 async def test_keys_are_taken_together_by_position() -> None:
     builder = DAGBuilder().node(add, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
     assert await engine_of(builder).execute({"xs": [1, 2], "ys": [3, 4]}) == {"m": [4, 6]}
+
+
+async def test_a_key_that_two_parameters_take_gives_the_element_to_both() -> None:
+    builder = DAGBuilder().node(
+        pow, name="m", inputs={"base": "numbers", "exp": "numbers"}, map_over="numbers"
+    )
+    assert await engine_of(builder).execute({"numbers": [1, 2, 3]}) == {"m": [1, 4, 27]}
 
 
 async def test_several_outputs_give_a_list_each_and_the_pair_is_what_was_returned() -> None:
@@ -739,6 +747,20 @@ async def test_a_source_that_ends_earlier_than_before_is_no_resumption() -> None
             await _read(engine.resume("r", inputs={"numbers": iter(shorter)}))
     with pytest.raises(GraphChangedError, match="item 1 of node 'm' is not the one"):
         await _read(engine.resume("r", inputs={"numbers": iter([1, 9, 3])}))
+
+
+async def test_an_input_that_the_journal_has_is_not_given_again() -> None:
+    journal = MemoryJournal()
+    builder = DAGBuilder().node(
+        lambda number, factor: number * factor,
+        name="m",
+        inputs={"number": "numbers", "factor": "factor"},
+        map_over="numbers",
+    )
+    engine = engine_of(builder, journal=journal)
+    await engine.execute({"numbers": iter([1, 2]), "factor": 3}, run_id="r")
+    with pytest.raises(InputConflictError, match="has its input 'factor' in the journal; resume"):
+        await _read(engine.resume("r", inputs={"numbers": iter([1, 2]), "factor": 4}))
 
 
 async def test_elements_that_a_condition_skips_are_forgotten() -> None:
