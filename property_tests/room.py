@@ -88,10 +88,11 @@ def is_empty(cells: Any) -> bool:
 
 
 def is_taken_along(elements: Elements, giver: Mapped, key: str) -> bool:
-    """Whether all that take a key take single elements of it, along the same axes."""
+    """Whether all that take a key, or the failures beside it, do so along the same axes."""
+    failures = f"{giver.plan.node.task_name}.failures"
     takers = [
         other
         for other in elements._mapped.values()
-        if any(taking.key == key for taking in other.taking)
+        if any(taking.key in (key, failures) for taking in other.taking)
     ]
     return not giver.opens and all(other.plan.axes == giver.plan.axes for other in takers)

@@ -1001,6 +1001,33 @@ async def items_of_x(x: list[int]) -> AsyncIterator[Large]:
         yield Large()
 
 
+async def large_items() -> AsyncIterator[Large]:
+    for _ in range(100):
+        yield Large()
+
+
+async def of_both(b: Large, y: Large) -> None:
+    """Takes what a map has given together with an element of another list."""
+
+
+@pytest.mark.parametrize("given_as", ["generators", "async", "sync"])
+async def test_values_that_are_taken_together_with_another_list_are_let_go_of(
+    given_as: str,
+) -> None:
+    builder, inputs = DAGBuilder(), dict[str, Any]()
+    for key in ("x", "y"):
+        if given_as == "generators":
+            builder.node(large_items, name=key)
+        else:
+            is_async = given_as == "async"
+            inputs[key] = large_items() if is_async else (Large() for _ in range(100))
+    builder.node(of_a, inputs={"a": "x"}, output="b", map_over="x")
+    builder.node(of_both, map_over=["b", "y"])
+    engine = engine_of(builder, max_parallel=2)
+    async for _ in engine.execute_async(inputs, items="only"):
+        assert len(Large.alive) < 60  # two windows, and what is in flight
+
+
 @pytest.mark.parametrize(
     "builder",
     [
