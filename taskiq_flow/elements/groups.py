@@ -294,7 +294,7 @@ class Group:
         return prefix not in self.parked
 
     def never_reads(self, prefix: Path) -> bool:
-        """Whether there is no list at a position of its parent, and never will be."""
+        """Whether it reads no list at a position of its parent any more, and never will."""
         if self.parent is None:
             return self.root is None and all(mapped.is_dead for mapped in self.tree)
         if self.parent.has_let_in(prefix):
@@ -302,12 +302,10 @@ class Group:
         return self.parent.never_lets_in(prefix)
 
     def never_lets_in(self, path: Path) -> bool:
-        """Whether a position that was not let in never will be, as its list is shorter."""
-        prefix = path[:-1]
-        cursor = self.cursors.get(prefix)
-        if cursor is not None:
-            return cursor.row.length is not None and path[-1] >= cursor.row.length
-        return self.root is not None or self.never_reads(prefix)
+        """Whether a position that was not let in never will be, as a shorter list has ended."""
+        if path[:-1] in self.cursors:
+            return False
+        return self.root is not None or self.never_reads(path[:-1])
 
 
 class Groups:
