@@ -349,21 +349,9 @@ class Elements:
             return True
         path = (*cursor.prefix, cursor.next)
         return all(
-            taking.of is not None
-            and self._was_let_in(taking.of.ancestors[-1], taking.project(path))
+            taking.of is not None and taking.of.ancestors[-1].has_let_in(taking.project(path))
             for taking in group.foreign
         )
-
-    def _was_let_in(self, group: Group, path: Path) -> bool:
-        prefix = path[:-1]
-        if group.parent is None:
-            return group.root is not None and path[-1] < group.root.next
-        if not self._was_let_in(group.parent, prefix):
-            return False
-        cursor = group.cursors.get(prefix)
-        if cursor is not None:
-            return path[-1] < cursor.next
-        return prefix not in group.parked
 
     def _let_in(self, group: Group, cursor: Cursor) -> None:
         path = (*cursor.prefix, cursor.next)
