@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
+from taskiq_flow.giving_way import give_way
 from taskiq_flow.journal.lease import is_gone, new_owner
 from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
 
@@ -51,6 +52,8 @@ PAUSE = 0.001
 
 _CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Bytes in the write-ahead log that are moved into the file, as many as SQLite would wait for."""
+
+_MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 
 _BYTES_PER_WRITE = 16 * 1024
 """What a transaction adds to the log at least: some pages."""
@@ -162,7 +165,7 @@ class SqliteFile:
         opened.bytes_in_log += size + _BYTES_PER_WRITE
         if opened.bytes_in_log > _CHECKPOINT_BYTES and self._thread is not None:
             opened.bytes_in_log = 0
-            self._thread.submit(self._checkpoint)
+            give_way(self._thread.submit(self._checkpoint, opened))
         return result
 
     async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -191,7 +194,9 @@ class SqliteFile:
 
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
-        return await asyncio.wrap_future(self._thread.submit(call))
+        called = self._thread.submit(call)
+        give_way(called)
+        return await asyncio.wrap_future(called)
 
     def _leave_at_fork(self) -> None:
         """Neither threads nor connections outlive a fork."""
@@ -227,14 +232,17 @@ class SqliteFile:
 
     # In the file's thread
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, opened: _Opened) -> None:
         """Move the write-ahead log into the file, as far as no reader needs it.
 
-        This waits for the disk. It has a connection of its own, so that writes go on meanwhile.
+        This waits for the disk, while writes go on. The log begins anew only if all of it was
+        moved: so what they have added is moved while there are none.
         """
         try:
             with contextlib.closing(self._connect("rw")) as connection:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                connection.execute(_MOVE).fetchone()
+                with opened.lock:
+                    connection.execute(_MOVE).fetchone()
         except sqlite3.Error as error:  # the log grows, and the next call moves more
             logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
 
