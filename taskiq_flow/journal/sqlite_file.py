@@ -8,19 +8,17 @@ import logging
 import math
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.giving_way import give_way
 from taskiq_flow.journal.lease import is_gone, new_owner
+from taskiq_flow.journal.sqlite_opened import Opened, changes, id_of
 from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
 
 logger = logging.getLogger("taskiq_flow")
@@ -54,6 +52,11 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Bytes in the write-ahead log that are moved into the file, as many as SQLite would wait for."""
 
 _MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
+
+_MOVE_ALL = "PRAGMA wal_checkpoint(FULL)"
+
+_MOVE_TIMEOUT = 0.1
+"""Seconds that a checkpoint waits for those who write, and that they wait for readers."""
 
 _BYTES_PER_WRITE = 16 * 1024
 """What a transaction adds to the log at least: some pages."""
@@ -91,14 +94,10 @@ OPENER_EXPIRY = 30 * 24 * 3600.0
 """Seconds after which an opener is removed whose process cannot be seen, in a container say."""
 
 
-class _Opened:
-    """What is known of a file that is open. Who holds ``lock`` may use the connection."""
+class _Turns(asyncio.Lock):
+    """Has the writes of one loop made one at a time. ``users``: how many there are."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.connection: sqlite3.Connection | None = None
-        self.opener = ""
-        self.bytes_in_log = 0
+    users = 0
 
 
 class SqliteFile:
@@ -115,14 +114,13 @@ class SqliteFile:
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool) -> None:
         self.path = Path(path).absolute()
+        self._path = str(self.path)
         self._fsync = fsync
-        self._pid = os.getpid()
-        self._opened = _Opened()
-        self._writes = 0
+        self._file_id = (0, 0)  # of the file that is open
+        self._opened = Opened()
+        self._openings = self._writes = 0
         self._written_at = -math.inf
-        self._turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
-        self._inherited: list[_Opened] = []  # after a fork, SQLite forbids closing these
-        self._thread: ThreadPoolExecutor | None = None
+        self._turns: dict[asyncio.AbstractEventLoop, _Turns] = {}
 
     def is_written(self) -> bool:
         """Whether there is a file, and something in it."""
@@ -138,44 +136,56 @@ class SqliteFile:
 
         Records gather meanwhile: a busy event loop would write each of them alone.
         """
-        turns = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        loop = asyncio.get_running_loop()
+        turns = self._turns.setdefault(loop, _Turns())
         has_waited = turns.locked()
-        async with turns:
-            pause = self._written_at + PAUSE - time.monotonic()
-            if pause > 0 and not has_waited:
-                await asyncio.sleep(pause)
-            return await self.write(work, size)
+        turns.users += 1
+        try:
+            async with turns:
+                pause = self._written_at + PAUSE - time.monotonic()
+                if pause > 0 and not has_waited:
+                    await asyncio.sleep(pause)
+                return await self.write(work, size)
+        finally:
+            turns.users -= 1
+            if not turns.users:  # it refers to the loop, which may end
+                del self._turns[loop]
 
     async def write(self, work: Callable[[sqlite3.Connection], T], size: int = 0) -> T:
         """Call ``work`` with the connection, in a transaction; return what it returns.
 
         ``size``: about how many bytes it writes.
         """
+        opened = self._current()
 
         def write(connection: sqlite3.Connection) -> T:
-            return _in_transaction(connection, work)
+            self._check_is_there()
+            result = _in_transaction(connection, work)
+            self._writes += 1  # here, as the caller may be cancelled meanwhile
+            self._written_at = time.monotonic()
+            return result
 
-        if self._fsync or size > IN_PLACE_BYTES:
+        if self._fsync or size > IN_PLACE_BYTES or opened.log_is_moved:
+            opened.log_is_moved = False
             result = await self.read(write)
         else:
             result = await self.look(write)
-        self._written_at = time.monotonic()
-        self._writes += 1
-        opened = self._opened
         opened.bytes_in_log += size + _BYTES_PER_WRITE
-        if opened.bytes_in_log > _CHECKPOINT_BYTES and self._thread is not None:
+        if opened.bytes_in_log > _CHECKPOINT_BYTES:
             opened.bytes_in_log = 0
-            give_way(self._thread.submit(self._checkpoint, opened))
+            called = opened.submit(self._checkpoint)
+            if called is not None:
+                give_way(called)
         return result
 
     async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work``, which takes little time, in this thread; return what it returns."""
-        self._leave_at_fork()
-        opened = self._opened
+        opened = self._current()
         if opened.connection is not None and opened.lock.acquire(blocking=False):
             try:
-                with self._translated_errors():
-                    return work(opened.connection)
+                if opened.connection is not None:  # nobody has just closed it
+                    with self._translated_errors():
+                        return work(opened.connection)
             except JournalError as error:
                 if not _is_busy(error.__cause__):
                     raise
@@ -185,32 +195,29 @@ class SqliteFile:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` with the connection, in the file's thread; return what it returns."""
-        self._leave_at_fork()
-        opened = self._opened
 
-        def call() -> T:
+        def call(opened: Opened) -> T:
             with self._translated_errors(), opened.lock:
                 return _when_free(lambda: work(opened.connection or self._open(opened)))
 
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
-        called = self._thread.submit(call)
+        while (called := self._current().submit(call)) is None:
+            pass  # it was closed in another thread
         give_way(called)
         return await asyncio.wrap_future(called)
 
-    def _leave_at_fork(self) -> None:
-        """Neither threads nor connections outlive a fork."""
-        if self._pid != os.getpid():
-            self._pid, self._thread = os.getpid(), None
-            self._inherited.append(self._opened)
-            self._opened = _Opened()
+    def _current(self) -> Opened:
+        if self._opened.is_over:
+            with changes:  # other threads have the same one
+                if self._opened.is_over:
+                    self._opened = Opened()
+        return self._opened
 
     async def changes(self) -> tuple[int, int, int]:
         """What is another value once something was written to the file."""
         version = await self.look(
             # It tells of what other connections have written.
             lambda connection: (
-                id(connection),
+                self._openings,
                 connection.execute("PRAGMA data_version").fetchone()[0],
             )
         )
@@ -222,36 +229,42 @@ class SqliteFile:
 
     async def aclose(self) -> None:
         """Close the file. Another call opens it again."""
-        thread, self._thread = self._thread, None
-        if thread is None or self._pid != os.getpid():
-            return
-        opened, self._opened = self._opened, _Opened()
-        closing = asyncio.wrap_future(thread.submit(_close, opened))
-        await to_the_end(asyncio.wait_for(closing, None))
-        thread.shutdown(wait=False)
+        closing = self._current().close(_close)
+        if closing is not None:
+            await to_the_end(asyncio.wait_for(asyncio.wrap_future(closing), None))
 
     # In the file's thread
 
-    def _checkpoint(self, opened: _Opened) -> None:
+    def _checkpoint(self, opened: Opened) -> None:
         """Move the write-ahead log into the file, as far as no reader needs it.
 
         This waits for the disk, while writes go on. The log begins anew only if all of it was
-        moved: so what they have added is moved while there are none.
+        moved: so what they have added is moved while nobody writes, here and in other processes.
         """
         try:
-            with contextlib.closing(self._connect("rw")) as connection:
-                connection.execute(_MOVE).fetchone()
-                with opened.lock:
-                    connection.execute(_MOVE).fetchone()
+            with opened.moving, contextlib.closing(self._connect("rw")) as connection:
+                connection.execute(f"PRAGMA busy_timeout = {_MOVE_TIMEOUT * 1000:.0f}")
+                _, pages, moved = connection.execute(_MOVE).fetchone()
+                if moved > pages / 2:  # else a reader needs the rest, and all would wait for it
+                    is_busy, pages, moved = connection.execute(_MOVE_ALL).fetchone()
+                    opened.log_is_moved = not is_busy and pages == moved
         except sqlite3.Error as error:  # the log grows, and the next call moves more
             logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
+
+    def _check_is_there(self) -> None:
+        """Check that the path still is that of the open file."""
+        if id_of(self._path) != self._file_id:
+            raise JournalError(
+                f"the journal {self.path} was removed or replaced while it was open, so nothing "
+                "is written to it; put the file back, or close the journal (aclose) first"
+            )
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         """A further connection to the file, which must exist."""
         location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
         return sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
 
-    def _open(self, opened: _Opened) -> sqlite3.Connection:
+    def _open(self, opened: Opened) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size:
             self._check_format()
         # It never waits for a lock: a call in place must not, and others are made once more.
@@ -263,11 +276,14 @@ class SqliteFile:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")  # it would wait for the disk
             self._create_tables(connection)
-            opened.opener = self._register_opener(connection)
+            if not opened.opener:  # else it was closed for a fork
+                opened.opener = self._register_opener(connection)
+            opened.bytes_in_log = Path(f"{self.path}-wal").stat().st_size
         except BaseException:  # whatever it is, the file must not stay open
             connection.close()
             raise
-        opened.bytes_in_log = Path(f"{self.path}-wal").stat().st_size
+        self._file_id = id_of(self._path)
+        self._openings += 1
         opened.connection = connection
         return connection
 
@@ -363,7 +379,7 @@ class SqliteFile:
             ) from error
 
 
-def _close(opened: _Opened) -> None:
+def _close(opened: Opened) -> None:
     with opened.lock:
         connection, opened.connection = opened.connection, None
         if connection is not None:

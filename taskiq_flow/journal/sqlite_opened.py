@@ -1,0 +1,112 @@
+"""What a process has of a SQLite file that is open: a connection, a thread, and locks.
+
+All connections are closed for the moment of a fork. SQLite keeps in memory what its process has
+locked. A forked process inherits this memory without the locks, and would open the file as if it
+had them: what it writes is lost as soon as another process closes the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+from weakref import WeakSet
+
+T = TypeVar("T")
+
+FORK_PATIENCE = 30.0
+"""Seconds that a fork waits at the most for what a thread does with a connection."""
+
+changes = threading.RLock()
+"""Held while a file is given another ``Opened``, and during a fork."""
+
+
+class Opened:
+    """A file that is open, or will be at the first call.
+
+    Who holds ``lock`` may use the connection. ``moving``: held during a checkpoint. ``opener``: the
+    name that this process has in the file. ``bytes_in_log``: about how many the write-ahead log
+    has. ``log_is_moved``: whether the next write begins the log anew, for which SQLite waits for
+    the disk. ``is_over``: whether it was closed, or is of the process from which this one was
+    forked.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.moving = threading.Lock(), threading.Lock()
+        self.connection: sqlite3.Connection | None = None
+        self.opener = ""
+        self.bytes_in_log = 0
+        self.log_is_moved = False
+        self.is_over = False
+        self._thread: ThreadPoolExecutor | None = None
+        with changes:
+            _all.add(self)
+
+    def submit(self, call: Callable[[Opened], T]) -> Future[T] | None:
+        """Have the thread make a call, after those before; ``None`` if the file was closed."""
+        with changes:
+            if self.is_over:
+                return None
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
+            return self._thread.submit(call, self)
+
+    def close(self, close: Callable[[Opened], T]) -> Future[T] | None:
+        """Have the thread make its last call; ``None`` if it has made none."""
+        with changes:
+            if self._thread is None:
+                return None
+            closing = self.submit(close)
+            self.is_over = True
+            self._thread.shutdown(wait=False)
+            return closing
+
+
+def id_of(path: str) -> tuple[int, int]:
+    """What tells the file at a path from all others; zeros if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - before each write
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+_all: WeakSet[Opened] = WeakSet()
+_held: list[threading.Lock] = []  # during a fork
+_inherited: list[Opened] = []  # with connections that could not be closed; SQLite forbids it now
+
+
+def _before_fork() -> None:
+    changes.acquire()
+    for opened in _all:
+        locks = [
+            lock for lock in (opened.moving, opened.lock) if lock.acquire(timeout=FORK_PATIENCE)
+        ]
+        _held.extend(locks)
+        if opened.lock in locks and opened.connection is not None:
+            opened.connection.close()
+            opened.connection = None
+
+
+def _after_fork() -> None:
+    for lock in _held:
+        lock.release()
+    _held.clear()
+    changes.release()
+
+
+def _after_fork_in_child() -> None:
+    for opened in _all:
+        opened.is_over = True
+        if opened.connection is not None:
+            _inherited.append(opened)
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )
