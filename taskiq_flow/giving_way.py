@@ -29,8 +29,11 @@ OFTEN, SELDOM = 0.001, 0.05
 
 
 def give_way(called: Future[Any] | asyncio.Future[Any]) -> None:
-    """Have the running loop give way until a call in a thread has ended, if the loop is busy."""
-    loop = asyncio.get_running_loop()
+    """Have the running loop, if any, give way to a call in a thread while it is busy."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
     if _is_virtual(loop):
         return
     giver = _givers.get(loop)
@@ -42,7 +45,7 @@ def give_way(called: Future[Any] | asyncio.Future[Any]) -> None:
 def _is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether the time of a loop passes when it is idle: further timers would drive it on."""
     is_pythons = isinstance(loop, asyncio.BaseEventLoop)
-    return is_pythons and type(loop).time is not asyncio.BaseEventLoop.time
+    return is_pythons and getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
 
 
 async def in_thread(
@@ -66,7 +69,7 @@ class _Giver:
     """Gives way on one loop while calls are in threads."""
 
     def __init__(self) -> None:
-        self._begun = 0
+        self._calls = 0
         self._ended = deque[None]()  # grows in threads
         self._is_looking = False
         self._seconds = OFTEN
@@ -76,7 +79,7 @@ class _Giver:
         self, loop: asyncio.AbstractEventLoop, called: Future[Any] | asyncio.Future[Any]
     ) -> None:
         """One more call has begun."""
-        self._begun += 1
+        self._calls += 1
         called.add_done_callback(lambda _: self._ended.append(None))
         if not self._is_looking:
             self._is_looking = True
@@ -84,17 +87,19 @@ class _Giver:
             loop.call_later(OFTEN, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        if len(self._ended) == self._begun:
-            self._begun, self._is_looking = 0, False
-            self._ended.clear()
+        while self._ended:
+            self._ended.pop()
+            self._calls -= 1
+        if not self._calls:
+            self._is_looking = False
             return
         seen, used = time.monotonic(), time.thread_time()
         is_busy = used - self._used > (seen - self._seen) / 2
         self._seen, self._used = seen, used
-        if is_busy:
-            time.sleep(MOMENT)
         self._seconds = OFTEN if is_busy else min(2 * self._seconds, SELDOM)
         loop.call_later(self._seconds, self._look, loop)
+        if is_busy:
+            time.sleep(MOMENT)  # last, as a signal's handler may raise here
 
 
 _givers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Giver] = WeakKeyDictionary()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, SqliteJournal, giving_way
+from taskiq_flow.completion.threads import Threads
 from tests.virtual_clock import run_virtually, virtual_loop
 
 MOMENTS = 5
@@ -108,6 +113,62 @@ async def test_threads_of_a_run_are_given_way(kind: str, clocks: Clocks, tmp_pat
     await ExecutionEngine(InMemoryBroker(), builder.build()).execute()
     assert reading is None or await reading
     await journal.aclose()
+
+
+async def test_what_calls_leave_does_not_grow_while_another_one_never_ends(clocks: Clocks) -> None:
+    loop = asyncio.get_running_loop()
+    giving_way.give_way(never := Future[None]())
+    for _ in range(1000):
+        giving_way.give_way(ended := Future[None]())
+        ended.set_result(None)
+    looks = clocks.looks
+    async with asyncio.timeout(10):
+        while clocks.looks == looks:
+            await asyncio.sleep(0.001)
+    assert giving_way._givers[loop]._calls == 1
+    assert not giving_way._givers[loop]._ended
+    never.cancel()
+
+
+def test_a_loop_that_goes_on_after_an_interruption_still_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(Clocks):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.moments == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(giving_way, "time", clocks := Interrupted())
+
+    async def begin() -> None:
+        giving_way.give_way(Future[None]())
+        await be_busy(10)
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(begin())
+        loop.run_until_complete(be_busy_until_given_way(clocks))
+
+
+async def test_functions_may_be_given_to_the_threads_of_a_broker_in_any_thread() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        submit = partial(Threads(executor).submit, abs, -1)
+        assert (await asyncio.to_thread(submit)).result(10) == 1
+
+
+def test_a_loop_whose_clock_was_replaced_is_left_alone() -> None:
+    async def begin(loop: Any) -> int:
+        before = len(loop._scheduled)
+        giving_way.give_way(Future[None]())
+        return len(loop._scheduled) - before
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        assert loop.run_until_complete(begin(loop)) == 1
+        giving_way._givers.pop(loop)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "time", lambda: 5.0)
+            assert loop.run_until_complete(begin(loop)) == 0
 
 
 def test_a_loop_whose_time_is_virtual_is_left_alone() -> None:
