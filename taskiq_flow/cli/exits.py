@@ -144,7 +144,8 @@ def report(error: Exception) -> None:
     say(f"error: {_message(error)}", style="bold red")
     failures = error.failures if isinstance(error, errors.RunError) else {}
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
-        if failure.__traceback__ is not None or failure.__cause__ is not None:
+        has_frames = failure.__traceback__ is not None or hasattr(failure, "__notes__")
+        if has_frames or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
             text = "".join(traceback.format_exception(failure))
             say(f"{heading}\n{of_the_users(text)}", style="dim")

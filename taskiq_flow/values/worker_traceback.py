@@ -1,0 +1,70 @@
+"""The traceback of a task on its worker: it is sent beside the error, and becomes a note on it."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import dropwhile, takewhile
+from traceback import StackSummary, walk_tb
+
+from taskiq import NoResultError
+from taskiq.receiver import Receiver
+
+from taskiq_flow.errors import TaskiqFlowError
+from taskiq_flow.previews import calls_tasks, printable
+from taskiq_flow.processes.name import process_name
+
+MOST_FRAMES = 20
+"""The newest frames, which are sent."""
+
+LONGEST_FRAME = 300
+"""Characters of a frame: what is shown of an error (``previews.py``) has room for all frames."""
+
+_HEADING = "Traceback on worker "
+
+_EXECUTE = Receiver.run_task.__code__
+"""The function of taskiq that executes a task, and keeps its error."""
+
+
+def worker_traceback(error: BaseException) -> str | None:
+    """The frames of the task that has raised ``error`` in this process, as text. Raises nothing.
+
+    ``None`` for errors of this package, which say themselves what has happened, and for those that
+    were raised before the task was called.
+    """
+    if isinstance(error, (TaskiqFlowError, NoResultError)):
+        return None
+    walk = dropwhile(
+        lambda step: calls_tasks(step[0].f_code.co_filename), walk_tb(error.__traceback__)
+    )
+    # What follows the first call is from an earlier raise of the same object.
+    steps = [*takewhile(lambda step: step[0].f_code is not _EXECUTE, walk)]
+    if not steps:
+        return None
+    try:
+        frames = StackSummary.extract(iter(steps[-MOST_FRAMES:])).format()
+    except Exception:  # of a loader of the user's, which is asked for the source
+        return None
+    left_out = len(steps) - MOST_FRAMES
+    text = "".join(
+        [
+            f"{_HEADING}{process_name()} (most recent call last):\n",
+            f"  [{left_out} earlier frames are left out]\n" if left_out > 0 else "",
+            *(frame if len(frame) <= LONGEST_FRAME else _cut(frame) for frame in frames),
+        ]
+    )
+    return printable(text.rstrip())
+
+
+def _cut(frame: str) -> str:
+    return f"{frame[: LONGEST_FRAME - 2]}…\n"
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a worker's traceback to the notes of an error, in place of an earlier one.
+
+    Raises nothing: an error that allows no look at its notes is left as it is.
+    """
+    with contextlib.suppress(Exception):
+        kept = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_HEADING)]
+        # Not by ``add_note``: the class may allow no changes, as a frozen dataclass.
+        BaseException.__setattr__(error, "__notes__", [*kept, text])
