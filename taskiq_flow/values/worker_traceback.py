@@ -60,11 +60,13 @@ def _cut(frame: str) -> str:
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Add a worker's traceback to the notes of an error, in place of an earlier one.
+    """Add a worker's traceback to the notes of an error, unless it has one. Raises nothing.
 
-    Raises nothing: an error that allows no look at its notes is left as it is.
+    An error that has one was raised by a task and sent to another, such as its fallback, which has
+    raised it again.
     """
-    with contextlib.suppress(Exception):
-        kept = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_HEADING)]
-        # Not by ``add_note``: the class may allow no changes, as a frozen dataclass.
-        BaseException.__setattr__(error, "__notes__", [*kept, text])
+    with contextlib.suppress(Exception):  # of a class that allows no look at its notes
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith(_HEADING) for note in notes):
+            # Not by ``add_note``: the class may allow no changes, as a frozen dataclass.
+            BaseException.__setattr__(error, "__notes__", [*notes, text])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taskiq_flow import RunView
-from taskiq_flow.cli.exits import Code, code_of_run
+from taskiq_flow.cli.exits import Code, code_of_run, report
 from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
 from taskiq_flow.events import RunFinished, RunStarted
 from tests.cli.conftest import Run, Start
@@ -169,6 +169,19 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
     assert lines[-2:] == [
         "ValueError: 7 is odd",
         "it cannot be resumed; with --journal runs.db it could",
+    ]
+
+
+def test_a_failed_node_shows_the_traceback_of_its_worker(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failure = ValueError("7 is odd")
+    failure.add_note('Traceback on worker a:1 (most recent call last):\n  File "odd.py", line 3')
+    report(NodeFailedError("node 'odd' failed", failures={"odd": failure}))
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "ValueError: 7 is odd",
+        "Traceback on worker a:1 (most recent call last):",
+        '  File "odd.py", line 3',
     ]
 
 

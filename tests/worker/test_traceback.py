@@ -108,9 +108,14 @@ async def raise_again(number: int, error: Exception) -> None:
     raise error
 
 
-async def test_a_note_of_the_users_stays_and_an_earlier_traceback_does_not() -> None:
+async def test_a_note_of_the_users_stands_before_it() -> None:
+    notes = (await raised_by(raise_noted)).__notes__
+    assert notes == ["a note", f"{HEADING}\n{frame(raise_noted, 'raise error')}"]
+
+
+async def test_an_error_that_a_fallback_raises_again_has_the_frames_of_the_task() -> None:
     notes = (await raised_by(raise_noted, fallback=raise_again)).__notes__
-    assert notes == ["a note", f"{HEADING}\n{frame(raise_again, 'raise error')}"]
+    assert notes == ["a note", f"{HEADING}\n{frame(raise_noted, 'raise error')}"]
 
 
 async def raise_of_unknown_class(number: int) -> None:
