@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from itertools import dropwhile, takewhile
 from traceback import StackSummary, walk_tb
+from types import FrameType, TracebackType
 
 from taskiq import NoResultError
 from taskiq.receiver import Receiver
@@ -31,32 +32,30 @@ def worker_traceback(error: BaseException) -> str | None:
     ``None`` for errors of this package, which say themselves what has happened, and for those that
     were raised before the task was called.
     """
-    if isinstance(error, (TaskiqFlowError, NoResultError)):
-        return None
-    walk = dropwhile(
-        lambda step: calls_tasks(step[0].f_code.co_filename), walk_tb(error.__traceback__)
-    )
-    # What follows the first call is from an earlier raise of the same object.
-    steps = [*takewhile(lambda step: step[0].f_code is not _EXECUTE, walk)]
-    if not steps:
-        return None
     try:
-        frames = StackSummary.extract(iter(steps[-MOST_FRAMES:])).format()
-    except Exception:  # of a loader of the user's, which is asked for the source
+        if isinstance(error, (TaskiqFlowError, NoResultError)):
+            return None
+        steps = _steps_of_task(error.__traceback__)
+        return _text(steps) if steps else None
+    except Exception:  # of a class that allows no look at it, or of a loader that has the source
         return None
-    left_out = len(steps) - MOST_FRAMES
-    text = "".join(
-        [
-            f"{_HEADING}{process_name()} (most recent call last):\n",
-            f"  [{left_out} earlier frames are left out]\n" if left_out > 0 else "",
-            *(frame if len(frame) <= LONGEST_FRAME else _cut(frame) for frame in frames),
-        ]
-    )
-    return printable(text.rstrip())
 
 
-def _cut(frame: str) -> str:
-    return f"{frame[: LONGEST_FRAME - 2]}…\n"
+def _steps_of_task(traceback: TracebackType | None) -> list[tuple[FrameType, int]]:
+    walk = dropwhile(lambda step: calls_tasks(step[0].f_code.co_filename), walk_tb(traceback))
+    # What follows the first call is from an earlier raise of the same object.
+    return [*takewhile(lambda step: step[0].f_code is not _EXECUTE, walk)]
+
+
+def _text(steps: list[tuple[FrameType, int]]) -> str:
+    lines = [f"{_HEADING}{process_name()} (most recent call last):\n"]
+    if (left_out := len(steps) - MOST_FRAMES) > 0:
+        lines.append(f"  [{left_out} earlier frames are left out]\n")
+    frames = StackSummary.extract(iter(steps[-MOST_FRAMES:])).format()
+    lines += [
+        each if len(each) <= LONGEST_FRAME else f"{each[:LONGEST_FRAME]}…\n" for each in frames
+    ]
+    return printable("".join(lines).rstrip())
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -244,9 +244,10 @@ class ClosedError(Exception):
         raise RuntimeError(name)
 
 
-def test_an_error_that_takes_no_notes_stays_as_it_is() -> None:
+def test_an_error_that_allows_no_look_at_it_stays_as_it_is() -> None:
     error = ValueError()
     error.__notes__ = 5  # type: ignore[assignment]
     for each in (error, ClosedError()):
+        assert worker_traceback(each) is None
         add_note(each, "text")
     assert vars(error) == {"__notes__": 5}
