@@ -1,7 +1,8 @@
 """What events cost: a journal with and without them, a ``Recorder``, and reading a status.
 
 The same graphs of no-op nodes on an ``InMemoryBroker`` each, in turns. ``logs``: a SQLite file that
-stores the logs alone, as earlier versions did. The time is the CPU time of this process, that of
+stores the logs alone. ``format 1``: the same as earlier versions did it, whose thread made each
+write, as soon as the last one was done. The time is the CPU time of this process, that of
 the file's thread included. Each run is one more in its file. SQLite empties its write-ahead log
 into the file after each 4 MB, which is some 5 rounds: the median leaves that out.
 
@@ -53,9 +54,12 @@ asyncio.run(RunReader(sys.argv[1]).request(sys.argv[2], "cancel"))
 
 
 class LogsOnly:
-    """A journal in a SQLite file that stores no events."""
+    """A journal in a SQLite file that stores no events. ``by_thread``: as earlier versions did."""
 
-    def __init__(self, inner: SqliteJournal) -> None:
+    def __init__(self, inner: SqliteJournal, *, by_thread: bool = False) -> None:
+        if by_thread:
+            file = inner.file
+            file.look, file.write_in_turn = file.read, file.write  # type: ignore[method-assign]
         self._inner = inner
         self.serializer = inner.serializer
         self.acquire, self.renew, self.release = inner.acquire, inner.renew, inner.release
@@ -79,18 +83,20 @@ async def run(options: Options) -> list[Check]:
     rounds = 7 if options.quick else 25
     checks, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
-        files = [SqliteJournal(Path(folder) / f"{name}.db") for name in ("logs", "all", "history")]
-        logs, events, history = files
+        names = ("logs", "one", "all", "history")
+        files = [SqliteJournal(Path(folder) / f"{name}.db") for name in names]
+        logs, one, events, history = files
         for name, shape in three_shapes(NODES).items():
             contestants = {
                 "none": by_engine(shape),
                 "logs": with_journal(shape, LogsOnly(logs)),
+                "format 1": with_journal(shape, LogsOnly(one, by_thread=True)),
                 "events": with_journal(shape, events),
                 "recorder": by_engine(shape, [Recorder(history)]),
             }
             taken = await interleaved(contestants, rounds, time.process_time)
             for who, beside, most in (
-                ("events", "logs", MOST_EVENTS),
+                ("events", "format 1", MOST_EVENTS),
                 ("recorder", "none", MOST_RECORDER),
             ):
                 ratio = median_ratio(taken[who], taken[beside])
@@ -98,6 +104,8 @@ async def run(options: Options) -> list[Check]:
                 cost = statistics.median(taken[who]) / NODES * 1e6
                 rows.append([f"{name}: {who}", f"{cost:.1f}", *check.cells()])
                 checks.append(check)
+            beside_logs = median_ratio(taken["events"], taken["logs"])
+            rows.append([f"{name}: events", "", f"{beside_logs:.4g} x logs", "", ""])
         runs = len(three_shapes(NODES)) * (rounds + 1)
         for journal in (events, history):
             await see_that_all_is_stored(journal, runs)

@@ -24,6 +24,7 @@ NAMES = (
     "journal",
     "history",
     "resuming",
+    "threads",
     "in_process",
     "values",
     "web",

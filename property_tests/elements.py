@@ -605,7 +605,8 @@ class Stage:
 def as_modelled(value: Any) -> Any:
     """A list of failures as the model has it; other values as they are."""
     if isinstance(value, list) and value and isinstance(value[0], Failure):
-        return [(failure.task_name, failure.index) for failure in value]
+        # Without the name of the graph that the node may be a part of.
+        return [(each.task_name.rpartition("/")[2], each.index) for each in value]
     return value
 
 

@@ -1,4 +1,4 @@
-"""Runs of mapped nodes, generators and many inputs that end early: nothing of them stays behind."""
+"""Runs of maps, generators, many inputs and added graphs: an early end leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker
 
-from property_tests.elements import Graph, graphs
+from property_tests.elements import Graph, Sequential, graphs
 from property_tests.strategies import LIMITS
 from property_tests.test_elements import (
     GIVEN_AS,
     ITEMS,
     GivenAs,
     Seen,
+    as_given,
+    same,
+    shown,
     with_values_read,
 )
 from property_tests.test_many import inputs_of
-from taskiq_flow import ExecutionEngine, RunCancelledError
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, RunCancelledError
 from taskiq_flow.engine.run_spec import Items
 from tests.virtual_clock import run_virtually, virtual_loop
 
@@ -32,6 +35,14 @@ Ending = Literal["closed", "dropped", "raised", "closed by another task", "cance
 ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
     ["closed", "dropped", "raised", "closed by another task", "cancelled", "reader"]
 )
+
+
+Way = Literal["alone", "many", "added", "mapped"]
+WAYS: st.SearchStrategy[Way] = st.sampled_from(["alone", "many", "added", "mapped"])
+"""A graph runs by itself, for many inputs, or is added to another one, and may be mapped there."""
+
+INPUTS = 4
+"""How many these are."""
 
 
 class LeftError(Exception):
@@ -72,27 +83,79 @@ async def drained(stream: AsyncGenerator[Any, None]) -> None:
             pass
 
 
+def around(dag: DAG, way: Way) -> DAG:
+    """The graph itself, or another one that it is added to."""
+    if way == "added":
+        return DAGBuilder().add_graph(dag, "g").build()
+    if way == "mapped":
+        return DAGBuilder().add_graph(dag, "g", map_over=mapped_keys(dag)).build()
+    return dag
+
+
+def mapped_keys(dag: DAG) -> list[str]:
+    """What it is mapped over: a graph without inputs runs as often as any list says."""
+    return list(dag.external_inputs) or ["xs"]
+
+
+def inputs_around(graph: Graph, dag: DAG, way: Way) -> dict[str, list[Any]]:
+    """The lists of a run."""
+    if way != "mapped":
+        return dict(graph.lists)
+    return {key: [each[key] for each in inputs_of(graph, INPUTS)] for key in mapped_keys(dag)}
+
+
+def expected_of(graph: Graph, way: Way) -> dict[str, Any]:
+    """The results of a run with ``on_error="collect"``."""
+    if way == "mapped":
+        runs = [
+            Sequential(Graph(graph.nodes, each)).evaluate() for each in inputs_of(graph, INPUTS)
+        ]
+        values = {n.name: [value_of(run, n.name) for run in runs] for n in graph.nodes}
+        return {
+            f"g/{name}": [value for value in each if value != "skipped"]
+            for name, each in values.items()
+        }
+    alone = Sequential(graph).evaluate()
+    prefix = "g/" if way == "added" else ""
+    return {prefix + node.name: value_of(alone, node.name) for node in graph.nodes}
+
+
+def value_of(run: Sequential, name: str) -> Any:
+    """What the reader of a run is given of a node."""
+    outcome = run.whole[name]
+    is_whole = () not in run.uneven.get(name, ()) and () not in run.cut.get(name, ())
+    if name in run.elements and is_whole:
+        return run.lists(name, shown=True)
+    return shown(outcome)
+
+
 @settings(max_examples=settings().max_examples // 3)  # each runs a graph twice
-@given(graphs(), LIMITS, ITEMS, GIVEN_AS, st.booleans(), ENDINGS, st.integers(0, 12))
+@given(graphs(), LIMITS, ITEMS, GIVEN_AS, WAYS, ENDINGS, st.integers(0, 12))
 def test_a_run_that_ends_early_leaves_nothing_behind(
     graph: Graph,
     limit: int | None,
     items: Items,
     given_as: GivenAs,
-    many: bool,  # noqa: FBT001 - hypothesis passes it by name
+    way: Way,
     ending: Ending,
     after: int,
 ) -> None:
     async def main() -> None:
         seen = Seen(graph, given_as)
         stage = seen.stage
-        engine = ExecutionEngine(
-            InMemoryBroker(), stage.dag(), limit, on_error="collect", type_check="off"
+        dag = stage.dag()
+        options: dict[str, Any] = {"on_error": "collect", "type_check": "off"}
+        engine = ExecutionEngine(InMemoryBroker(), around(dag, way), limit, **options)
+        inputs = inputs_around(graph, dag, way)
+        given_inputs = (
+            {key: as_given(values, given_as) for key, values in inputs.items()}
+            if way == "mapped"
+            else seen.inputs()
         )
         stream: Any = (
-            engine.execute_many(inputs_of(graph, 4), task_limit=2, items=bool(items))
-            if many
-            else engine.execute_async(seen.inputs(), items=items)
+            engine.execute_many(inputs_of(graph, INPUTS), task_limit=2, items=bool(items))
+            if way == "many"
+            else engine.execute_async(given_inputs, items=items)
         )
         await end(engine, stream, ending, after)
         del stream
@@ -104,9 +167,9 @@ def test_a_run_that_ends_early_leaves_nothing_behind(
         calls = stage.calls.total()
         await asyncio.sleep(100)
         assert stage.calls.total() == calls
-        again = engine.execute_async(graph.lists)
-        results = {name: await with_values_read(value) async for name, value in again}
-        assert results.keys() == {node.name for node in graph.nodes}
+        again = engine.execute_async(inputs)
+        results = {name: same(await with_values_read(value)) async for name, value in again}
+        assert results == expected_of(graph, way)
         assert virtual_loop().time() < 1000
 
     with warnings.catch_warnings(action="ignore"):

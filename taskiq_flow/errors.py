@@ -22,6 +22,7 @@
     │   ├── ResultUnavailableError
     │   ├── NodeTimeoutError       a ``TimeoutError`` as well
     │   ├── TaskLostError
+    │   ├── ServerUnreachableError  the broker or the result backend was away for too long
     │   └── ItemsChangedError      a generator was executed again, and gave other items
     └── RunError                   a run ended without all results; has those it reached
         ├── NodeFailedError
@@ -267,6 +268,13 @@ class NodeTimeoutError(NodeError, TimeoutError):
 
 class TaskLostError(NodeError):
     """A task was sent, and nothing will ever report its result or its error."""
+
+
+class ServerUnreachableError(NodeError):
+    """The server of the broker or of the result backend was away for longer than is waited.
+
+    ``__cause__``: what its client raised.
+    """
 
 
 class ItemsChangedError(NodeError):

@@ -12,9 +12,10 @@ class that has the same slots and is not frozen. It is then given the event's cl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from itertools import compress
+from itertools import chain
 from typing import Any
 
 from taskiq_flow.events import Event, Item, NodeBegan, NodeCompleted, NodeStarted, Source
@@ -139,16 +140,21 @@ def notes_of(events: Iterable[Event]) -> Notes:
 
 def others(notes: Notes) -> Sequence[Event]:
     """The events of notes about anything but attempts."""
-    if OTHER not in notes[::WIDTH]:
-        return ()
-    pairs = zip(notes[::WIDTH], notes[WIDTH - 1 :: WIDTH], strict=True)
-    return [event for about, event in pairs if about == OTHER]
+    return [notes[place + WIDTH - 1] for place in _places_of_others(notes)]
 
 
 def without_others(notes: Notes) -> Notes:
     """The notes about attempts alone."""
-    about_attempts = [about != OTHER for about in notes[::WIDTH] for _ in range(WIDTH)]
-    return [*compress(notes, about_attempts)]
+    left_out = _places_of_others(notes)
+    starts, ends = [0, *(place + WIDTH for place in left_out)], [*left_out, len(notes)]
+    parts = (notes[start:end] for start, end in zip(starts, ends, strict=True))
+    return [*chain.from_iterable(parts)]
+
+
+def _places_of_others(notes: Notes) -> list[int]:
+    """Where the notes about anything but attempts begin, which are few most often."""
+    kinds = "".join(notes[::WIDTH])
+    return [WIDTH * found.start() for found in re.finditer(OTHER, kinds)]
 
 
 def new_item(index: Any, value: Any) -> Item:

@@ -18,6 +18,9 @@ LONGEST_TEXT = 400
 LONGEST_MESSAGE = 8_000
 """Characters of an error's message, and of its traceback."""
 
+_LONGEST_PART = 2_000
+"""Characters of a message within a traceback."""
+
 _LONGEST_WHOLE = 4_000
 """Characters up to which a value is written whole, to tell its size."""
 
@@ -142,7 +145,7 @@ def shown_error(
     if isinstance(error, ReportedError):
         return {"type": error.type, "message": error.message, "traceback": error.traceback}
     try:
-        lines = "".join(traceback.format_exception(error))
+        lines = "".join(map(_cut, traceback.format_exception(error)))
     except Exception:  # likewise
         lines = ""
     return {
@@ -150,6 +153,11 @@ def shown_error(
         "message": printable(message_of(error, after)[:LONGEST_MESSAGE]),
         "traceback": printable(lines[-LONGEST_MESSAGE:]),
     }
+
+
+def _cut(part: str) -> str:
+    """A part of a traceback. A long message is cut, so that it leaves room for the frames."""
+    return part if len(part) <= _LONGEST_PART else f"{part[:_LONGEST_PART]}…\n"
 
 
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')

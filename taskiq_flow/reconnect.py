@@ -62,7 +62,7 @@ async def retry_through_outage(
         except Exception as error:
             if _cancellations(loop) > cancellations:
                 raise asyncio.CancelledError from error
-            if not _passes(error, is_outage) or loop.time() + delay > deadline:
+            if not may_pass(error, is_outage) or loop.time() + delay > deadline:
                 raise
             if not number:
                 warn_of_outage(what, error, seconds)
@@ -99,7 +99,7 @@ async def listen_through_outages(
         except Exception as error:
             if _cancellations(loop) > cancellations:
                 raise asyncio.CancelledError from error
-            if not _passes(error, is_outage):
+            if not may_pass(error, is_outage):
                 raise
             if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between
                 is_away, delays = True, backoff_delays()
@@ -147,7 +147,8 @@ def _cancellations(loop: asyncio.AbstractEventLoop) -> int:
     return 0 if task is None else task.cancelling()
 
 
-def _passes(error: Exception, is_outage: IsOutage) -> bool:
+def may_pass(error: BaseException, is_outage: IsOutage) -> bool:
+    """Whether an error is that of an outage, which is waited for."""
     return is_outage(error) and not isinstance(error, _LOCAL)
 
 

@@ -63,6 +63,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.ResultUnavailableError, {"task_name": "a"}),
     (errors.NodeTimeoutError, {"task_name": "a", "seconds": 2.5, "waited": True}),
     (errors.TaskLostError, {"task_name": "a"}),
+    (errors.ServerUnreachableError, {"task_name": "a"}),
     (errors.ItemsChangedError, {"task_name": "a"}),
     (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"], "failure_count": 7}),
     (

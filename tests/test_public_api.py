@@ -137,6 +137,7 @@ NAMES = [
     "RunView",
     "SendingListener",
     "SerializationError",
+    "ServerUnreachableError",
     "SqliteJournal",
     "StepCompleteEvent",
     "StepErrorEvent",

@@ -20,6 +20,7 @@ from taskiq_flow.cli.inputs import read_inputs
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.cli.running import Begin, EngineOptions, run_to_its_end
 from taskiq_flow.cli.serving import Address, serve_runs
+from taskiq_flow.cli.signals import heed_signals
 from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.journal.moments import moment_of, period_of
 from taskiq_flow.journal.summary import RunState
@@ -463,5 +464,6 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
+    heed_signals()
     with texts_of_typer():
         app(arguments, prog_name="taskiq-flow")

@@ -9,14 +9,14 @@ import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Coroutine, Iterator
 from enum import IntEnum
 from typing import NoReturn
 
 from taskiq_flow import errors
 from taskiq_flow.cli.output import OutputError, close_quietly, keep_results_apart, not_written, say
-from taskiq_flow.previews import of_the_users, without_python
+from taskiq_flow.listeners.texts import failed_elements
+from taskiq_flow.previews import of_the_users, shown_error, without_python
 from taskiq_flow.views.run_view import RunView
 
 MOST_TRACEBACKS = 3
@@ -73,7 +73,18 @@ def code_of(error: Exception) -> Code | None:
     """The exit code for an error; ``None`` for one that nobody expects."""
     if isinstance(error, CommandError):
         return error.code
+    failures = error.failures.values() if isinstance(error, errors.RunError) else ()
+    if any(isinstance(failure, errors.ServerUnreachableError) for failure in failures):
+        return Code.UNREACHABLE
     return next((code for kind, code in _CODES if isinstance(error, kind)), None)
+
+
+_AWAY = errors.ServerUnreachableError.__name__
+
+
+def _errors_of(view: RunView) -> Iterator[dict[str, str]]:
+    for node in view.nodes.values():
+        yield from (each.error for each in (node, *failed_elements(node)) if each.error)
 
 
 def code_of_run(view: RunView) -> Code:
@@ -81,6 +92,8 @@ def code_of_run(view: RunView) -> Code:
     ended_with = {kind.__name__: code for kind, code in _CODES if issubclass(kind, errors.RunError)}
     if view.status == "failed":
         kind = view.error["type"] if view.error else ""
+        if any(error["type"] == _AWAY for error in _errors_of(view)):
+            return Code.UNREACHABLE
         return ended_with.get(kind, Code.NODE_FAILED)
     if view.status == "completed":
         return Code.NODE_FAILED if view.counts.get("failed") else Code.COMPLETED
@@ -142,13 +155,19 @@ def texts_of_typer() -> Iterator[None]:
 def report(error: Exception) -> None:
     """Say what went wrong. Of the user's own exceptions, show where they were raised."""
     say(f"error: {_message(error)}", style="bold red")
-    failures = error.failures if isinstance(error, errors.RunError) else {}
+    failed = error.failures if isinstance(error, errors.RunError) else {}
+    failures = {
+        name: failure
+        for name, failure in failed.items()
+        if not isinstance(failure, errors.ServerUnreachableError)  # raised in no code of the user's
+    }
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
         has_frames = failure.__traceback__ is not None or hasattr(failure, "__notes__")
         if has_frames or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
-            text = "".join(traceback.format_exception(failure))
-            say(f"{heading}\n{of_the_users(text)}", style="dim")
+            shown = shown_error(failure)
+            if shown is not None:
+                say(f"{heading}\n{of_the_users(shown['traceback'])}", style="dim")
 
 
 _IN_PYTHON = re.compile(r"engine\.resume\([^)]*\) and (taskiq-flow resume .*)wait")

@@ -6,17 +6,18 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
 
-from taskiq_flow.cli.exits import Code, CommandError
+from taskiq_flow.cli.exits import CommandError
 from taskiq_flow.dataflow import DAG, DAGBuilder, DataflowRegistry
-from taskiq_flow.errors import GraphError, describe
+from taskiq_flow.errors import GraphError, TaskiqFlowError, describe
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.pipelines.base import RunnablePipeline
 from taskiq_flow.suggestions import did_you_mean
@@ -59,7 +60,8 @@ def flow_at(where: str) -> Flow:
     """
     found = _at(where, "a graph", tuple(_KINDS))
     if inspect.isfunction(found) and not _required_parameters(found):
-        found = found()
+        with _told_as_broken(f"{where}() fails", TaskiqFlowError):
+            found = found()
     for kind, parts in _KINDS.items():
         if isinstance(found, kind):
             flow = Flow(where, *parts(found))
@@ -115,39 +117,41 @@ def _at(where: str, what: str, kinds: tuple[type, ...]) -> Any:
 
 def _module(name: str) -> ModuleType:
     """Import a module, also from the working directory."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
-    except GraphError:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise CommandError("the working directory is gone; change to another one") from None
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    with _told_as_broken(f"{name} cannot be imported", GraphError):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if name != missing and not name.startswith(f"{missing}."):
+                raise
+            known = [path.stem for path in Path(here).glob("*.py")]
+            hint = did_you_mean(name, known)
+            raise CommandError(f"there is no module {missing!r} in {here}{hint}") from None
+
+
+@contextmanager
+def _told_as_broken(what: str, unless: type[Exception]) -> Iterator[None]:
+    """Raise ``CommandError`` for what the user's own code raises, with where it does."""
+    try:
+        yield
+    except (unless, CommandError):
         raise
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name != missing and not name.startswith(f"{missing}."):
-            raise _broken(name, error) from error
-        known = [path.stem for path in Path(here).glob("*.py")]
-        hint = did_you_mean(name, known)
-        raise CommandError(f"there is no module {missing!r} in {here}{hint}") from None
-    except Exception as error:  # whatever the user's module raises
-        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:  # a script without a main guard may call sys.exit()
+        lines = "".join(traceback.format_exception(error.with_traceback(_users_frames(error))))
+        raise CommandError(f"{what}: {describe(error)}\n\n{lines.rstrip()}") from error
 
 
-def _broken(name: str, error: Exception) -> CommandError:
-    lines = "".join(traceback.format_exception(error.with_traceback(_below_import(error))))
-    return CommandError(
-        f"{name} cannot be imported: {describe(error)}\n\n{lines.rstrip()}", Code.USAGE
-    )
-
-
-def _below_import(error: Exception) -> Any:
-    """The traceback from the user's own module on."""
+def _users_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's own module on. A syntax error has none."""
     frames = error.__traceback__
     skipped = (__file__, importlib.__file__, "<frozen importlib")
-    while (
-        frames is not None
-        and frames.tb_next is not None
-        and frames.tb_frame.f_code.co_filename.startswith(skipped)
-    ):
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(skipped):
         frames = frames.tb_next
     return frames
 

@@ -16,7 +16,8 @@ from rich.text import Text
 from taskiq_flow.cli.exits import Code, CommandError, code_of_run
 from taskiq_flow.cli.flows import Flow
 from taskiq_flow.cli.output import Row, say, show, show_json, show_table, sign, width
-from taskiq_flow.cli.running import EngineOptions, Signals
+from taskiq_flow.cli.running import EngineOptions
+from taskiq_flow.cli.signals import Signals
 from taskiq_flow.cli.timeline import report_lines
 from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError

@@ -57,6 +57,8 @@ def _of_json(what: str, text: str) -> Any:
 
 
 def _of_file(file: str) -> dict[str, Any]:
+    if file == "-" and sys.stdin is None:
+        raise CommandError("--input-file - cannot be read: standard input is closed; give a file")
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of, leave, report
+from taskiq_flow.cli.exits import Code, CommandError, code_of, report
 from taskiq_flow.cli.flows import Flow, broker_at, broker_of
 from taskiq_flow.cli.output import Results, say
+from taskiq_flow.cli.signals import Signals
 from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import RunCancelledError, RunError, RunNotFoundError, describe
@@ -168,45 +168,3 @@ async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
                 Code.UNREACHABLE,
             ) from error
         yield
-
-
-class Signals:
-    """Calls ``stop`` at the first SIGINT, SIGTERM or SIGHUP; the next one ends the process at once.
-
-    ``code``: the exit code of the signal that came. Without ``stop``, the task that entered the
-    block is cancelled. A signal that is ignored, as below ``nohup``, stays so.
-    """
-
-    _CODES: ClassVar[dict[int, Code]] = {
-        signal.SIGINT: Code.CANCELLED,
-        signal.SIGTERM: Code.TERMINATED,
-    }
-    if hasattr(signal, "SIGHUP"):  # the terminal is closed
-        _CODES[signal.SIGHUP] = Code.HUNG_UP
-
-    def __init__(self) -> None:
-        self.code: Code | None = None
-        self.stop: Callable[[], object] | None = None
-
-    def __enter__(self) -> Self:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        taken = [n for n in self._CODES if signal.getsignal(n) is not signal.SIG_IGN]
-        # Not those of the loop: a task that blocks it would keep the second one from its end.
-        self._before = {number: signal.signal(number, self._take) for number in taken}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, _frame: object) -> None:
-        if self.code is not None:
-            leave(self.code, at_once=True)
-        self.code = self._CODES[number]
-        self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        if self.stop is not None:
-            self.stop()
-        elif self._task is not None:
-            self._task.cancel()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.history import reader_of
 from taskiq_flow.cli.output import show
 from taskiq_flow.cli.running import EngineOptions, connected
+from taskiq_flow.cli.signals import Signals
 from taskiq_flow.journal.protocol import stores_events
 
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognized, and not listened at
@@ -31,7 +33,7 @@ class Address:
 async def serve_runs(
     journal: str, flows: Sequence[str], address: Address, options: EngineOptions, *, control: bool
 ) -> Code:
-    """Serve the runs of a journal until Ctrl-C, and write the address once it can be opened.
+    """Serve the runs of a journal until a signal, and write the address once it can be opened.
 
     ``options``: of the engines that run ``flows``, with ``control``. Raises ``CommandError`` if
     nothing can be served at the address, ``ConfigurationError`` without the extra ``web``, and
@@ -75,13 +77,23 @@ async def serve_runs(
         brokers = {id(e.options["broker"]): e.options["broker"] for e in engines.values()}
         for broker in brokers.values():
             await stack.enter_async_context(connected(broker))
-        try:
-            await serve_async(app, host, address.port, on_ready=tell)
-        except BrokenPipeError:
+        serving = serve_async(app, host, address.port, on_ready=tell)
+        return await _until_a_signal(serving, address)
+
+
+async def _until_a_signal(serving: Coroutine[object, object, None], address: Address) -> Code:
+    signals = Signals()
+    try:
+        with signals:
+            await serving
+    except asyncio.CancelledError:
+        if signals.code is None:
             raise
-        except OSError as error:
-            raise CommandError(
-                f"nothing can be served at {host!r}, port {address.port}: {error}; give another "
-                "--host, or another --port (0 is a free one)"
-            ) from None
-    return Code.COMPLETED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(
+            f"nothing can be served at {address.host!r}, port {address.port}: {error}; give "
+            "another --host, or another --port (0 is a free one)"
+        ) from None
+    return signals.code or Code.COMPLETED

@@ -12,7 +12,9 @@ from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.cleanup import was_cancelled
-from taskiq_flow.reconnect import warn_of_outage
+from taskiq_flow.errors import ServerUnreachableError
+from taskiq_flow.reconnect import may_pass, text_of, warn_of_outage
+from taskiq_flow.transport.systems import outages_of
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import arrived, failed
 from taskiq_flow.values.wire import Wire
@@ -35,6 +37,7 @@ class ResultReader:
 
     def __init__(self, backend: AsyncResultBackend[Any]) -> None:
         self._backend = backend
+        self._is_outage = outages_of(backend)
         self._unreadable_since: dict[str, float] = {}
 
     def forget(self, task_id: str) -> None:
@@ -65,9 +68,20 @@ class ResultReader:
             since = self._unreadable_since.setdefault(task_id, now)
             if since == now:
                 warn_of_outage("results cannot be read yet", error, BACKEND_PATIENCE)
-            return task_id, failed(error) if now - since > BACKEND_PATIENCE else None
+            return task_id, self._given_up(error) if now - since > BACKEND_PATIENCE else None
         self.forget(task_id)
         return task_id, result
+
+    def _given_up(self, error: BaseException) -> TaskiqResult[Any]:
+        """The result of a task that cannot be asked for any longer."""
+        if not may_pass(error, self._is_outage):
+            return failed(error)
+        away = ServerUnreachableError(
+            f"the result cannot be read, as the server of {type(self._backend).__name__} has been "
+            f"away for {BACKEND_PATIENCE:g} s: {text_of(error)}"
+        )
+        away.__cause__ = error
+        return failed(away)
 
 
 async def pick_up(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from taskiq_flow.giving_way import give_way
 from taskiq_flow.processes.in_process import when_begun
 
 logger = logging.getLogger("taskiq_flow")
@@ -40,6 +41,7 @@ class Threads(Executor):
         self._waiting.add(ticket)
         future = self._executor.submit(call)
         future.add_done_callback(lambda _: self._begin(ticket))  # or it was cancelled before
+        give_way(future)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as of its base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
@@ -83,12 +82,6 @@ def is_within(axis: Axis, other: Axis) -> bool:
     if axis == other:
         return True
     return isinstance(other, frozenset) and any(is_within(axis, part) for part in other)
-
-
-def count_alike(axes: Sequence[Axis], others: Sequence[Axis]) -> int:
-    """How many of the first axes are the same."""
-    pairs = zip(axes, others, strict=False)
-    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def zip_of(axes: Collection[Axis]) -> Axis:

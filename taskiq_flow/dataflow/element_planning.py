@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from taskiq_flow.dataflow.axes import Axis, Levels, Places, count_alike, joined, keys_of, lists_of
+from taskiq_flow.dataflow.axes import Axis, Levels, Places, joined, keys_of, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.group_edges import Edges, GroupEdges
 from taskiq_flow.dataflow.items import ItemsNode, Opening
@@ -229,20 +229,14 @@ class _Planning:
             if key.producer is None:
                 continue
             group = self.mapped[key.producer].group
-            theirs, depth = self.groups[group].axes, len(key.at)
-            shared = further.get(key.key, depth)
-            in_common = count_alike(theirs, axes)
+            shared = further.get(key.key, len(key.at))
             if any(index >= first_factor for index in key.at[shared : key.own]):
                 # All of it is needed again for each position before.
                 edges.ends.add((group, shared))
-                if in_common < shared:
-                    edges.positions.add((group, in_common))
-            elif in_common < min(depth, len(theirs)):
-                edges.positions.add((group, in_common))
-            elif depth < key.own:
-                edges.ends.add((group, depth))
+            elif len(key.at) < key.own:
+                edges.ends.add((group, len(key.at)))
             else:
-                edges.aligned.add(group)
+                edges.elements.add(group)
         return edges
 
     def _groups_of(self, nodes: Iterable[DAGNode]) -> set[int]:
@@ -286,7 +280,7 @@ class _Planning:
         places, parent = self.axes.places_of(axes[-1], axes), None
         if len(axes) > 1:
             parent = self._parent_for(axes, needs[:-1])
-            edges.aligned.add(parent)
+            edges.elements.add(parent)
         lists = (key for key in keys_of(axes) if not self._is_of_mapped(key))
         makers = [self._producers[key] for key in lists if key in self._producers]
         edges.ends |= {(group, 0) for group in self._groups_of(makers)}

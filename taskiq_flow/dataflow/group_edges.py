@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,20 +13,14 @@ class Edges:
     """The groups that a group needs, by what it needs of them.
 
     ``ends``: the end of all elements that have so many positions in common with its own;
-    ``positions``: elements, in the order of a list, that have so many of them in common;
-    ``aligned``: the elements at the path that it is itself at, or within that.
+    ``elements``: those at the path that it is itself at, on the way there, or within that.
     """
 
     ends: set[tuple[int, int]] = field(default_factory=set)
-    positions: set[tuple[int, int]] = field(default_factory=set)
-    aligned: set[int] = field(default_factory=set)
+    elements: set[int] = field(default_factory=set)
 
     def __or__(self, other: Edges) -> Edges:
-        return Edges(
-            self.ends | other.ends,
-            self.positions | other.positions,
-            self.aligned | other.aligned,
-        )
+        return Edges(self.ends | other.ends, self.elements | other.elements)
 
 
 class GroupEdges:
@@ -44,7 +37,7 @@ class GroupEdges:
     def add(self, number: int, edges: Edges) -> None:
         """Add edges to a group, for one more node of it."""
         self._edges[number] |= edges
-        self._edges[number].aligned.discard(number)
+        self._edges[number].elements.discard(number)
 
     def finish(self) -> None:
         """Set, in each group, which others it waits for. Called when all nodes are there."""
@@ -68,22 +61,19 @@ class GroupEdges:
         return found
 
     def blocked_by(self, edges: Edges) -> set[int]:
-        """The groups that have to go on before an element with such edges can end."""
-        found: set[int] = set()
+        """The groups that have to go on before an element with such edges can end.
+
+        Not those of which it takes elements only: these have been let in when it is.
+        """
         ends: set[tuple[int, int]] = set()
-        seen: dict[int, float] = {}  # by group: how many positions are fixed
-        reached: list[tuple[Edges, float]] = [(edges, math.inf)]
+        seen: set[int] = set()
+        reached = [edges]
         while reached:
-            edges, fixed = reached.pop()
-            found |= {number for number, _ in edges.positions}
-            ends |= {(number, int(min(depth, fixed))) for number, depth in edges.ends}
-            aligned = {(number, math.inf) for number in edges.aligned}
-            for number, in_common in edges.positions | aligned:
-                depth = min(fixed, in_common)
-                if depth < seen.get(number, math.inf) or number not in seen:
-                    seen[number] = depth
-                    reached.append((self._edges[number], depth))
-        return found | self._that_end(ends)
+            edges = reached.pop()
+            ends |= edges.ends
+            reached += [self._edges[number] for number in edges.elements - seen]
+            seen |= edges.elements
+        return self._that_end(ends)
 
     def _that_end(self, ends: Iterable[tuple[int, int]]) -> set[int]:
         """The groups that these ends need, but for those that lead there."""
@@ -96,6 +86,5 @@ class GroupEdges:
             depths[number] = depth
             more = self._edges[number]
             pending += [(other, min(depth, own)) for other, own in more.ends]
-            pending += [(other, depth) for other in more.aligned]
-            pending += [(other, min(depth, in_common)) for other, in_common in more.positions]
+            pending += [(other, depth) for other in more.elements]
         return {n for n, depth in depths.items() if depth < len(self._groups[n].axes)}

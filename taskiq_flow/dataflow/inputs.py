@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.map_hints import how_to_map
@@ -129,12 +129,21 @@ def _check_distinct(sources: Mapping[str, Any]) -> None:
     keys: dict[int, str] = {}
     for key, source in sources.items():
         first = keys.setdefault(id(source), key)
-        if first != key and isinstance(source, (Iterator, AsyncIterator)):
+        if first != key and _is_read_once(source):
             raise InputError(
                 f"the run was given the same {type(source).__name__} as {first!r} and as {key!r}, "
                 "which is read once; give it under one key, and have all nodes map over that one",
                 keys=[first, key],
             )
+
+
+def _is_read_once(source: Any) -> bool:
+    """Whether a source is an iterator, or gives the same one to each of its readers."""
+    if isinstance(source, (Iterator, AsyncIterator)):
+        return True
+    if isinstance(source, AsyncIterable):
+        return aiter(source) is aiter(source)
+    return iter(source) is iter(source)
 
 
 def _not_mappable(key: str, value: Any, found: Any, depth: int) -> InputError:

@@ -6,7 +6,15 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
+from taskiq_flow.dataflow.axes import (
+    Axis,
+    Path,
+    is_within,
+    keys_of,
+    lists_of,
+    parts_of,
+    projection,
+)
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
@@ -181,7 +189,8 @@ class Cursor:
 class Dropping:
     """The values that nodes have at a position. They are dropped when it has ended in some groups.
 
-    ``groups``: how many these are: the nodes' own, and later passes whose nodes take their values.
+    ``groups``: how many these are: the nodes' own, and others whose nodes take their values, later
+    or together with those of other lists.
     """
 
     __slots__ = ("cells", "ended", "groups", "nodes")
@@ -225,11 +234,12 @@ class Group:
     generator. ``foreign``: how elements of other groups are taken, which have to be let in before.
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys that no other group reads. ``let_in``: how many positions. ``last_from``: a
-    number of these before which it is known that those left are not the last ones. ``items``: the
-    groups that let in the items of generators, of which this one reads the rows. ``parked``: the
-    positions of its parent at which its lists are not there yet. ``fixed_by``: how many positions
-    of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
+    ``sources``: keys whose values are dropped with its positions. ``let_in``: how many positions.
+    ``last_from``: a number of these before which it is known that those left are not the last ones.
+    ``items``: the groups that let in the items of generators, of which this one reads the rows.
+    ``parked``: the positions of its parent at which its lists are not there yet.
+    ``fixed_by``: how many positions of its parent fix its lists.
+    ``rows``: the axes of lists that are dropped with its positions;
     ``rows_within``: of those that are at places within these. ``failed``: the positions of an
     outermost list at which something has failed. ``passed_over``: those at which all has ended
     before, and of which nobody needs anything. ``lists``: of many runs, the nodes that have a list
@@ -259,7 +269,7 @@ class Group:
         self.first: list[Mapped] = []
         self.foreign: list[Taking] = []
         self.room = math.inf
-        self.sources: list[str] = []
+        self.sources: list[tuple[str, Dropping]] = []
         self.drops: list[Dropping] = []
         self.failed: set[Path] = set()
         self.passed_over: Collection[int] = ()
@@ -270,6 +280,32 @@ class Group:
         self.last_from = 0.0
         self.items: list[Group] = []
         self.alive: dict[Path, set[Mapped]] = {}
+
+    def has_let_in(self, path: Path) -> bool:
+        """Whether a position that there is has been let in."""
+        prefix = path[:-1]
+        if self.parent is None:
+            return self.root is not None and path[-1] < self.root.next
+        if not self.parent.has_let_in(prefix):
+            return False
+        cursor = self.cursors.get(prefix)
+        if cursor is not None:
+            return path[-1] < cursor.next
+        return prefix not in self.parked
+
+    def never_reads(self, prefix: Path) -> bool:
+        """Whether it reads no list at a position of its parent any more, and never will."""
+        if self.parent is None:
+            return self.root is None and all(mapped.is_dead for mapped in self.tree)
+        if self.parent.has_let_in(prefix):
+            return prefix not in self.parked and prefix not in self.cursors
+        return self.parent.never_lets_in(prefix)
+
+    def never_lets_in(self, path: Path) -> bool:
+        """Whether a position that was not let in never will be, as a shorter list has ended."""
+        if path[:-1] in self.cursors:
+            return False
+        return self.root is not None or self.never_reads(path[:-1])
 
 
 class Groups:
@@ -341,13 +377,19 @@ class Groups:
         for group in self.groups:
             self._describe(group)
         for key in sources:
-            users = {n for n, g in enumerate(plan.groups) if key in keys_of(g.axes)}
-            for group in self.roots:
-                if all(group.number in (n, *plan.groups[n].held_by) for n in users):
-                    group.sources.append(key)
+            self._drop_source(key)
         self._drop_when_ended()
         for axis in self.axes:
             self._drop_rows(axis)
+
+    def _drop_source(self, key: str) -> None:
+        """Say when a value of a source is dropped: when its position has ended in all groups."""
+        users = {n for n, group in enumerate(self._plan.groups) if key in keys_of(group.axes)}
+        readers = {group.number for group in self.roots if key in lists_of(group.axis)}
+        if all(n in readers or readers & self._plan.groups[n].held_by for n in users):
+            dropping = Dropping(len(readers))
+            for number in readers:
+                self.groups[number].sources.append((key, dropping))
 
     def _drop_rows(self, axis: Axis) -> None:
         """Say with whose positions the lists of an axis are dropped: of those around all readers.
@@ -494,4 +536,6 @@ class Groups:
         dropping.cells += cells
 
     def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
-        return self._plan.groups[group.number].axes == self._plan.groups[other.number].axes
+        """Whether a position has the same number in both. The other may take lists together."""
+        own, others = (self._plan.groups[each.number].axes for each in (group, other))
+        return len(own) == len(others) and all(map(is_within, own, others))

@@ -37,8 +37,7 @@ class GrowingRows:
         self._bounding = [
             group
             for group in self._takers
-            if not plan.groups[group.number].waits_for & held_up
-            and (self.axis in group.straight or len(group.places) == 1)
+            if not plan.groups[group.number].waits_for & held_up and self.axis in group.straight
         ]
 
     def _held_up(self, plan: ElementPlan, layout: Groups) -> set[int]:
@@ -105,18 +104,14 @@ class GrowingRows:
         return least + self.node.window - (0 if row is None else row.known)
 
     def _let_in(self, group: Group, path: Path) -> float:
-        """How many items of a row a group has let in. A list may be read at several places.
-
-        Any number of them, for one that reads it no further.
-        """
+        """How many items of a row a group has let in: any number, if it reads it no further."""
         row = self.rows.get(path)
         if row is not None and group.number in row.left_by:
             return math.inf
-        if group.depth == 1:
-            is_never_read = group.root is None and all(mapped.is_dead for mapped in group.tree)
-            return math.inf if is_never_read else 0 if group.root is None else group.root.next
-        places = [group.cursors[prefix].next for prefix in self._prefixes(group, path)]
-        return min(places, default=0)
+        cursor = group.root if group.depth == 1 else group.cursors.get(path)
+        if cursor is not None:
+            return cursor.next
+        return math.inf if group.never_reads(path) else 0
 
     def _prefixes(self, group: Group, path: Path) -> list[Path]:
         if self.axis in group.straight:

@@ -137,5 +137,6 @@ class Lists:
             rows = self.rows[axis]
             for at in [at for at in rows if at[: group.depth] == path]:
                 del rows[at]
-        for key in group.sources:
-            self.source(key).drop(path[0])
+        for key, dropping in group.sources:
+            if dropping.groups == 1 or dropping.is_due(path):
+                self.source(key).drop(path[0])

@@ -16,9 +16,15 @@ from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.dispatch.encoding import formats_as_usual
 from taskiq_flow.engine.run_spec import RunSettings, RunSpec
-from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarning, warn
+from taskiq_flow.errors import (
+    ConfigurationError,
+    FormatterWarning,
+    PollingWarning,
+    ServerUnreachableError,
+    warn,
+)
 from taskiq_flow.middleware import FlowMiddleware
-from taskiq_flow.reconnect import retry_through_outage
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT, may_pass, retry_through_outage, text_of
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, LABEL, TELL_IN_TIME
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
@@ -177,12 +183,21 @@ def _sending(broker: AsyncBroker) -> tuple[Kick, Begin | None]:
 
 def _lasting(kick: Kick, broker: AsyncBroker) -> Kick:
     """``kick``, which is repeated while the broker's server is away."""
-    is_outage = any_of(outages_of(broker), fullness_of(broker))
+    is_outage = outages_of(broker)
+    waits = any_of(is_outage, fullness_of(broker))
 
     async def kick_until_taken(message: BrokerMessage) -> None:
         # A broker that was cut off may have taken the message: then it comes twice, and the task
         # is executed twice, but its result is taken once.
-        await retry_through_outage(partial(kick, message), is_outage, "tasks cannot be sent yet")
+        try:
+            await retry_through_outage(partial(kick, message), waits, "tasks cannot be sent yet")
+        except Exception as error:
+            if not may_pass(error, is_outage):
+                raise
+            raise ServerUnreachableError(
+                f"the task was not sent, as the server of {type(broker).__name__} was away for "
+                f"{OUTAGE_TIMEOUT:g} s: {text_of(error)}"
+            ) from error
 
     return kick_until_taken
 

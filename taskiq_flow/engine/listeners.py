@@ -53,23 +53,27 @@ _set = object.__setattr__
 class Listeners:
     """Numbers the events of one run, and holds them until all cursors have passed them.
 
-    ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
-    anybody takes events; else they need not be made. ``are_shared``: whether several take events,
-    which are then made once for all of them. ``are_asked``: whether anybody adds labels to
-    messages. Listeners are called in the next turn of the event loop, or ``SHORTEST_PAUSE`` after
-    the last call: so a run of many short nodes calls them once for many. Those that take batches,
-    as a store does, are called once for all events of ``BATCH_DELAY``.
+    ``notes``: of events that are held, always the same list. ``passed``: how many events came
+    before these. ``are_present``: whether anybody takes events; else they need not be made.
+    ``are_shared``: whether several take events, which are then made once for all of them.
+    ``are_asked``: whether anybody adds labels to messages. ``is_scheduled``: whether somebody is
+    going to be called for what is noted.
+
+    Listeners are called in the next turn of the event loop, or ``SHORTEST_PAUSE`` after the last
+    call: so a run of many short nodes calls them once for many. Those that take batches, as a store
+    does, are called once for all events of ``BATCH_DELAY``.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
         self.run_id = run_id
-        self.seq = seq
+        self.passed = seq
         self.are_present = False
         self.are_asked = False
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self.notes: Notes = []  # the last one is ``seq``
+        self.is_scheduled = False
+        self.notes: Notes = []
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._prompt: tuple[_ListenerCursor, ...] = ()  # take the events of each turn
         self._batched: tuple[_ListenerCursor, ...] = ()
@@ -77,11 +81,15 @@ class Listeners:
         self._has_readers = False
         self.are_shared = False
         self._has_sent = False
-        self._looks_at = 0  # the number of the event with which ``_schedule`` is called
         self._store: _StoreCursor | None = None
         self._batch_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.Handle | None = None  # of those that take events at once
         self._rests_until = 0.0
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event, also while nobody listens."""
+        return self.passed + len(self.notes) // WIDTH
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
@@ -102,7 +110,7 @@ class Listeners:
 
     def begin_after(self, seq: int) -> None:
         """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
-        self.seq = seq
+        self.passed = seq
         for cursor in (*self._cursors, *self._readers):
             cursor.taken = seq
 
@@ -117,7 +125,7 @@ class Listeners:
         self._readers.add(reader)
         self.are_present = self._has_readers = True
         self._note_takers()
-        self._looks_at = 0  # what is scheduled may be a batch, of which no reader is told
+        self.is_scheduled = False  # what is scheduled may be a batch, of which no reader is told
         return reader
 
     def tell(self, event: Event) -> None:
@@ -126,16 +134,16 @@ class Listeners:
         if self.are_present:
             self.note(OTHER, event.at, None, event)
         else:
-            self.seq = event.seq
+            self.passed += 1
 
     def note(
         self, about: str, at: float, attempt: Attempt | None, event: Event | None = None
     ) -> None:
         """Have every cursor take what an attempt has come to, or an event. Somebody listens."""
-        self.seq = seq = self.seq + 1
-        self.notes += (about, at, attempt, event)
-        if seq >= self._looks_at:
-            self._schedule()
+        notes = self.notes
+        notes += (about, at, attempt, event)
+        if not self.is_scheduled or self._are_too_many:
+            self.schedule()
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
@@ -197,12 +205,17 @@ class Listeners:
         self._set_cursors(tuple(other for other in self._cursors if other is not cursor))
         self.are_present = self._has_readers or bool(self._cursors) or self._store is not None
         if not self.are_present:
-            self.notes.clear()
+            self._pass(len(self.notes) // WIDTH)
 
-    def _schedule(self) -> None:
+    @property
+    def _are_too_many(self) -> bool:
+        """Whether more events are held than is allowed, by so many that letting go pays."""
+        return len(self.notes) > WIDTH * (MOST_EVENTS + MOST_EVENTS // 10)
+
+    def schedule(self) -> None:
         """See to it that all cursors are called, and that no more is held than is allowed."""
-        self._looks_at = self.seq + MOST_EVENTS // 10  # if nobody is called before
-        if len(self.notes) > WIDTH * MOST_EVENTS:
+        self.is_scheduled = True
+        if self._are_too_many:
             self.let_go()
         if self._timer is None and (self._prompt or self._has_readers):
             if self._loop.time() >= self._rests_until:
@@ -218,7 +231,7 @@ class Listeners:
 
     def _deliver(self) -> None:
         """Call the listeners that take events at once, and wake readers."""
-        self._looks_at, self._timer = 0, None
+        self.is_scheduled, self._timer = False, None
         self._rests_until = self._loop.time() + SHORTEST_PAUSE
         if self._has_readers:
             self._wake_readers()
@@ -226,7 +239,7 @@ class Listeners:
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._looks_at, self._batch_timer = 0, None
+        self.is_scheduled, self._batch_timer = False, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)
@@ -247,15 +260,16 @@ class Listeners:
                 taken = cursor.taken
         if self._has_readers:
             taken = min([taken, *(reader.taken for reader in self._readers)])
-        if taken == seq:
-            self.notes.clear()
-            return
-        lag = seq - taken
-        if lag > MOST_EVENTS:
-            lag = MOST_EVENTS
+        if seq - taken > MOST_EVENTS:
+            taken = seq - MOST_EVENTS
             if self._store is not None:
                 self._store.advance()
-        del self.notes[: len(self.notes) - WIDTH * lag]
+        self._pass(taken - self.passed)
+
+    def _pass(self, count: int) -> None:
+        """Hold the oldest events no more."""
+        self.passed += count
+        del self.notes[: WIDTH * count]
 
     def _wake_readers(self) -> None:
         for reader in tuple(self._readers):

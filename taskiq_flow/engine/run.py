@@ -150,7 +150,7 @@ class Run:
             in_memory = not self._dispatcher.is_elsewhere
             self._events.started(self._spec, self._settings, in_memory=in_memory)
         else:
-            self._listeners.seq += 1
+            self._listeners.passed += 1
         if (seconds := self._settings.run_timeout) is not None:
             self._timer = self._loop.call_later(seconds, self._on_run_timeout, seconds)
         if self._log is not None:
@@ -336,7 +336,7 @@ class Run:
         if self._listeners.are_present:
             self._events.completed(node, given, source, node_run)
         else:
-            self._listeners.seq += 1
+            self._listeners.passed += 1
         self._deliver(node, given)
         if skipped:
             self.skip_nodes(skipped)

@@ -60,6 +60,7 @@ class RunEvents:
         self._hand_over = hand_over
         self.now = _clock()
         self.listeners = listeners
+        self._notes = listeners.notes  # each node adds three: ``note`` would be a call for each
 
     # The run
 
@@ -104,7 +105,10 @@ class RunEvents:
         # ``node_run.number`` is a call, and every node comes here: most say at once what it would.
         if number == 1 and node_run.told is None and node_run.sent_node is node:
             attempt = node_run.told = Attempt(node, node_run.task_id, number, at)
-            self.listeners.note(SENT, at, attempt)
+            notes, listeners = self._notes, self.listeners
+            notes += (SENT, at, attempt, None)
+            if not listeners.is_scheduled:
+                listeners.schedule()
         else:
             self._sent_again(node_run, at)
 
@@ -136,7 +140,10 @@ class RunEvents:
             node_run.told = attempt
         if attempt.began_at is None:
             attempt.began_at, attempt.worker = now, worker
-            self.listeners.note(BEGAN, now, attempt)
+            notes, listeners = self._notes, self.listeners
+            notes += (BEGAN, now, attempt, None)
+            if not listeners.is_scheduled:
+                listeners.schedule()
         elif worker != attempt.worker and worker not in attempt.later_workers:
             attempt.began_at = now
             attempt.later_workers += (worker,)
@@ -180,7 +187,10 @@ class RunEvents:
             attempt.queued, attempt.ran = began_at - sent_at, now - began_at
         attempt.value, attempt.source = value, source
         attempt.hand_over = None if type(value) in NEVER_CHANGE else self._hand_over
-        self.listeners.note(COMPLETED, now, attempt)
+        notes, listeners = self._notes, self.listeners
+        notes += (COMPLETED, now, attempt, None)
+        if not listeners.is_scheduled or node_run is None:  # of the journal come very many at once
+            listeners.schedule()
 
     def _ending(self, node: RunnableNode, source: Source, node_run: NodeRun | None) -> Attempt:
         """The attempt with which a node ends, if it is not the one that was told last."""
@@ -196,7 +206,7 @@ class RunEvents:
     def kept(self, node: RunnableNode) -> None:
         """The journal has the value of a node, which is not read, as nobody asks for it."""
         if not self.listeners.are_present:
-            self.listeners.seq += 1
+            self.listeners.passed += 1
             return
         attempt = Attempt(node, "", 0)
         attempt.complete(Preview(kind="", size=0, text="", cut=True), "journal", None, None)

@@ -104,7 +104,7 @@ class Sender:
             if self._listeners.are_asked:
                 context, address = self._with_labels_of_listeners(node_run, address)
         else:
-            self._listeners.seq += 1
+            self._listeners.passed += 1
         self._completions.expect(
             task_id,
             node_run,

@@ -112,10 +112,7 @@ class PackedWriter:
             workers = [*map(_worker_of, _about(BEGAN, told, attempts))]
             content["worker"] = _printable(workers[:1] if len({*workers}) == 1 else workers)
             if completed := [*_about(COMPLETED, told, attempts)]:
-                content["value"] = [
-                    value if type(value) is int and -_LARGE < value < _LARGE else _shown(value)
-                    for value in map(_value_of, completed)
-                ]
+                content["value"] = _values([*map(_value_of, completed)])
                 content["source"] = _unless([*map(_source_of, completed)], "task")
                 columns["queued"] = _column("d", _numbered([*map(_queued_of, completed)]))
                 columns["ran"] = _column("d", _numbered([*map(_ran_of, completed)]))
@@ -221,6 +218,13 @@ def _attempts(content: Mapping[str, Any]) -> Iterator[tuple[float, Attempt]]:
             shown = Preview(value if isinstance(value, dict) else preview(value))
             attempt.complete(shown, source, _seconds(queued), _seconds(ran))
         yield at, attempt
+
+
+def _values(values: list[Any]) -> list[Any]:
+    """Values that are short, and previews of others."""
+    if {*map(type, values)} == {int} and -_LARGE < min(values) <= max(values) < _LARGE:
+        return values
+    return [*map(_shown, values)]
 
 
 def _shown(value: object) -> object:

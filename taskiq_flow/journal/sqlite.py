@@ -80,7 +80,7 @@ class SqliteJournal:
                 rows.renew(connection, encoded(run_id), lease.owner, batch.summary, expires)
             rows.write(connection, run, chunk, batch)
 
-        await self.file.write(insert)
+        await self.file.write(insert, rows.size(chunk, batch))
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log, at once if its owner was a process here that has ended."""
@@ -116,11 +116,11 @@ class SqliteJournal:
             number = _renew(connection, run_id, lease, batch)
             rows.write(connection, number, chunk, batch)
 
-        await self.file.write(insert)
+        await self.file.write_in_turn(insert, rows.size(chunk, batch))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of a log."""
-        run, last = await self.file.read(lambda connection: _find_run(connection, run_id)[0]), 0
+        run, last = await self.file.look(lambda connection: _find_run(connection, run_id)[0]), 0
         while True:
             found = await self.file.read(partial(_chunks, run=run, after=last))
             for _, data in found:
@@ -151,7 +151,7 @@ class SqliteJournal:
 
     async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a run's events."""
-        run = await self.file.read(lambda connection: _find_run(connection, run_id)[0])
+        run = await self.file.look(lambda connection: _find_run(connection, run_id)[0])
         last = after
         while found := await self.file.read(partial(rows.events, run=run, after=last)):
             for _, lines in found:
@@ -165,7 +165,7 @@ class SqliteJournal:
             number = _find_run(connection, run_id)[0]
             return rows.summary(connection, number, time.time())
 
-        return await self.file.read(find)
+        return await self.file.look(find)
 
     async def summaries(
         self,
@@ -213,7 +213,7 @@ class SqliteJournal:
             ).fetchone()[0]
             return found
 
-        return await self.file.read(find)
+        return await self.file.look(find)
 
     async def check(self) -> None:
         """Read the whole file. Raises ``JournalError`` if it is damaged.

@@ -1,9 +1,11 @@
-"""A journal's SQLite file: its thread, its connection, its tables and its errors."""
+"""A journal's SQLite file: its connection, its thread, its tables and its errors."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import sqlite3
 import threading
@@ -13,11 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
+from taskiq_flow.giving_way import give_way
 from taskiq_flow.journal.lease import is_gone, new_owner
 from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
+
+logger = logging.getLogger("taskiq_flow")
 
 T = TypeVar("T")
 
@@ -36,7 +42,21 @@ _OF_LINES = 2
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for another process that has the file locked."""
 
-_BUSY_DELAY = 0.01  # seconds
+_BUSY_DELAY = 0.002  # seconds
+
+IN_PLACE_BYTES = 64 * 1024
+"""Bytes that are written in the caller's thread at the most."""
+
+PAUSE = 0.001
+"""Seconds between two writes for which records gather."""
+
+_CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""Bytes in the write-ahead log that are moved into the file, as many as SQLite would wait for."""
+
+_MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
+
+_BYTES_PER_WRITE = 16 * 1024
+"""What a transaction adds to the log at least: some pages."""
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -65,19 +85,30 @@ CREATE TABLE IF NOT EXISTS openers (owner TEXT PRIMARY KEY, opened REAL NOT NULL
 """
 """The owners of open connections. If an owner's process has ended, it was killed."""
 
+_FORGET_OPENER = "DELETE FROM openers WHERE owner = ?"
+
 OPENER_EXPIRY = 30 * 24 * 3600.0
 """Seconds after which an opener is removed whose process cannot be seen, in a container say."""
 
 
-class _ThreadState(threading.local):
-    """Per thread, as an old thread may still close the file while a new one opens it."""
+class _Opened:
+    """What is known of a file that is open. Who holds ``lock`` may use the connection."""
 
-    connection: sqlite3.Connection | None = None
-    opener = ""
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.connection: sqlite3.Connection | None = None
+        self.opener = ""
+        self.bytes_in_log = 0
 
 
 class SqliteFile:
-    """The file at ``path``, opened at the first call, in a thread of its own.
+    """The file at ``path``, opened at the first call.
+
+    A small write is made in the caller's thread, in 0.1 ms. Another thread would get the
+    interpreter's lock only once a busy event loop is idle: each time that the loop looks for I/O
+    it wakes those that wait for the lock, and takes it again before they run. That also slows the
+    loop by a quarter. What may take long has a thread of its own all the same: opening, the disk
+    (``fsync``), large values, long reads and checkpoints.
 
     Calls raise ``JournalError`` if SQLite or the disk fails.
     """
@@ -86,10 +117,11 @@ class SqliteFile:
         self.path = Path(path).absolute()
         self._fsync = fsync
         self._pid = os.getpid()
-        self._state = _ThreadState()
+        self._opened = _Opened()
         self._writes = 0
-        self._inherited: list[_ThreadState] = []  # after a fork, SQLite forbids closing these
-        # SQLite calls block. This thread makes all of them.
+        self._written_at = -math.inf
+        self._turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+        self._inherited: list[_Opened] = []  # after a fork, SQLite forbids closing these
         self._thread: ThreadPoolExecutor | None = None
 
     def is_written(self) -> bool:
@@ -101,32 +133,81 @@ class SqliteFile:
         except OSError:  # opening it says what is wrong
             return True
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call ``work`` with the connection, in a transaction; return what it returns."""
-        result = await self.read(lambda connection: _in_transaction(connection, work))
+    async def write_in_turn(self, work: Callable[[sqlite3.Connection], T], size: int) -> T:
+        """Write in the order of the calls, and a while after the last write.
+
+        Records gather meanwhile: a busy event loop would write each of them alone.
+        """
+        turns = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        has_waited = turns.locked()
+        async with turns:
+            pause = self._written_at + PAUSE - time.monotonic()
+            if pause > 0 and not has_waited:
+                await asyncio.sleep(pause)
+            return await self.write(work, size)
+
+    async def write(self, work: Callable[[sqlite3.Connection], T], size: int = 0) -> T:
+        """Call ``work`` with the connection, in a transaction; return what it returns.
+
+        ``size``: about how many bytes it writes.
+        """
+
+        def write(connection: sqlite3.Connection) -> T:
+            return _in_transaction(connection, work)
+
+        if self._fsync or size > IN_PLACE_BYTES:
+            result = await self.read(write)
+        else:
+            result = await self.look(write)
+        self._written_at = time.monotonic()
         self._writes += 1
+        opened = self._opened
+        opened.bytes_in_log += size + _BYTES_PER_WRITE
+        if opened.bytes_in_log > _CHECKPOINT_BYTES and self._thread is not None:
+            opened.bytes_in_log = 0
+            give_way(self._thread.submit(self._checkpoint, opened))
         return result
 
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call ``work``, which takes little time, in this thread; return what it returns."""
+        self._leave_at_fork()
+        opened = self._opened
+        if opened.connection is not None and opened.lock.acquire(blocking=False):
+            try:
+                with self._translated_errors():
+                    return work(opened.connection)
+            except JournalError as error:
+                if not _is_busy(error.__cause__):
+                    raise
+            finally:
+                opened.lock.release()
+        return await self.read(work)
+
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call ``work`` with the connection; return what it returns."""
+        """Call ``work`` with the connection, in the file's thread; return what it returns."""
+        self._leave_at_fork()
+        opened = self._opened
 
         def call() -> T:
-            with self._translated_errors():
-                if self._state.connection is None:
-                    self._state.connection = self._open_when_free()
-                return work(self._state.connection)
+            with self._translated_errors(), opened.lock:
+                return _when_free(lambda: work(opened.connection or self._open(opened)))
 
-        if self._pid != os.getpid():  # neither threads nor connections outlive a fork
-            self._pid, self._thread = os.getpid(), None
-            self._inherited.append(self._state)
-            self._state = _ThreadState()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
-        return await asyncio.wrap_future(self._thread.submit(call))
+        called = self._thread.submit(call)
+        give_way(called)
+        return await asyncio.wrap_future(called)
+
+    def _leave_at_fork(self) -> None:
+        """Neither threads nor connections outlive a fork."""
+        if self._pid != os.getpid():
+            self._pid, self._thread = os.getpid(), None
+            self._inherited.append(self._opened)
+            self._opened = _Opened()
 
     async def changes(self) -> tuple[int, int, int]:
         """What is another value once something was written to the file."""
-        version = await self.read(
+        version = await self.look(
             # It tells of what other connections have written.
             lambda connection: (
                 id(connection),
@@ -144,45 +225,50 @@ class SqliteFile:
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():
             return
-        closing = asyncio.wrap_future(thread.submit(self._close))
+        opened, self._opened = self._opened, _Opened()
+        closing = asyncio.wrap_future(thread.submit(_close, opened))
         await to_the_end(asyncio.wait_for(closing, None))
         thread.shutdown(wait=False)
 
     # In the file's thread
 
-    def _close(self) -> None:
-        connection, self._state.connection = self._state.connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # then the next open checks the file
-                connection.execute("DELETE FROM openers WHERE owner = ?", (self._state.opener,))
-            connection.close()
+    def _checkpoint(self, opened: _Opened) -> None:
+        """Move the write-ahead log into the file, as far as no reader needs it.
 
-    def _open_when_free(self) -> sqlite3.Connection:
-        """Open the file. Wait while another process creates or closes it, as SQLite does not."""
-        deadline = time.monotonic() + BUSY_TIMEOUT
-        while True:
-            try:
-                return self._open()
-            except sqlite3.OperationalError as error:
-                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
-                if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            time.sleep(_BUSY_DELAY)
+        This waits for the disk, while writes go on. The log begins anew only if all of it was
+        moved: so what they have added is moved while there are none.
+        """
+        try:
+            with contextlib.closing(self._connect("rw")) as connection:
+                connection.execute(_MOVE).fetchone()
+                with opened.lock:
+                    connection.execute(_MOVE).fetchone()
+        except sqlite3.Error as error:  # the log grows, and the next call moves more
+            logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
 
-    def _open(self) -> sqlite3.Connection:
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        """A further connection to the file, which must exist."""
+        location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
+        return sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
+
+    def _open(self, opened: _Opened) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size:
             self._check_format()
+        # It never waits for a lock: a call in place must not, and others are made once more.
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            self.path, timeout=0.0, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # it would wait for the disk
             self._create_tables(connection)
-            self._register_opener(connection)
+            opened.opener = self._register_opener(connection)
         except BaseException:  # whatever it is, the file must not stay open
             connection.close()
             raise
+        opened.bytes_in_log = Path(f"{self.path}-wal").stat().st_size
+        opened.connection = connection
         return connection
 
     @staticmethod
@@ -200,8 +286,9 @@ class SqliteFile:
             if not _has_tags(connection):
                 raise  # else another process has just created them
 
-    def _register_opener(self, connection: sqlite3.Connection) -> None:
-        """Record that this process has the file open.
+    @staticmethod
+    def _register_opener(connection: sqlite3.Connection) -> str:
+        """Record that this process has the file open, and return the name that it has there.
 
         If another process was killed while it had the file open, check the file first. For a large
         file that takes long, so it is done outside a transaction, which would block others.
@@ -211,14 +298,15 @@ class SqliteFile:
         gone = [(owner,) for owner in openers if is_gone(owner)]
         if gone:
             _check_integrity(connection)
-        self._state.opener, now = new_owner(), time.time()
+        opener, now = new_owner(), time.time()
 
         def register(connection: sqlite3.Connection) -> None:
-            connection.executemany("DELETE FROM openers WHERE owner = ?", gone)
+            connection.executemany(_FORGET_OPENER, gone)
             connection.execute("DELETE FROM openers WHERE opened < ?", (now - OPENER_EXPIRY,))
-            connection.execute("INSERT INTO openers VALUES (?, ?)", (self._state.opener, now))
+            connection.execute("INSERT INTO openers VALUES (?, ?)", (opener, now))
 
         _in_transaction(connection, register)
+        return opener
 
     def _check_format(self) -> None:
         """Check that an existing file is a journal of this format. Writes nothing to it."""
@@ -227,8 +315,7 @@ class SqliteFile:
         # Without a WAL file, a read-write connection removes the files that it creates. A WAL file
         # that a killed process has left must not be merged by this check, so then read only.
         mode = "ro" if Path(f"{self.path}-wal").exists() else "rw"
-        location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        connection = sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
+        connection = self._connect(mode)
         try:
             connection.execute("BEGIN")  # all reads see one state of the file
             application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -274,6 +361,33 @@ class SqliteFile:
             raise JournalError(
                 f"the journal {self.path} cannot be opened: {error}; give it another file"
             ) from error
+
+
+def _close(opened: _Opened) -> None:
+    with opened.lock:
+        connection, opened.connection = opened.connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # then the next open checks the file
+                _when_free(lambda: connection.execute(_FORGET_OPENER, (opened.opener,)))
+            connection.close()
+
+
+def _when_free(call: Callable[[], T]) -> T:
+    """Call again while another process has the file locked, creates it or closes it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_BUSY_DELAY)
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    """Whether another process has the file locked."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return primary == sqlite3.SQLITE_BUSY
 
 
 def _allow_columns(connection: sqlite3.Connection) -> None:

@@ -38,6 +38,11 @@ _SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # n
 _ROWS_PER_READ = 64
 
 
+def size(chunk: bytes | None, batch: EventBatch | None) -> int:
+    """How many bytes a chunk and events have."""
+    return (0 if chunk is None else len(chunk)) + (0 if batch is None else len(batch.lines))
+
+
 def write(
     connection: sqlite3.Connection, run: int, chunk: bytes | None, batch: EventBatch | None
 ) -> None:

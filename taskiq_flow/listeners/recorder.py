@@ -131,8 +131,7 @@ class _Recording:
 
     async def _write(self) -> None:
         try:
-            await self._pause()
-            # With its first events: a transaction less, and short runs have no other.
+            # With its first events: short runs have no other transaction.
             await self._create(self._batcher.next() or self._batcher.first())
             renewed_at = asyncio.get_running_loop().time()
             while not self._ends.is_set():

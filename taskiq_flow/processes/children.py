@@ -24,6 +24,7 @@ from typing import Any
 from weakref import WeakSet
 
 from taskiq_flow.errors import ConfigurationError, SerializationError, TaskLostError
+from taskiq_flow.giving_way import give_way
 from taskiq_flow.processes import child_main
 
 IDLE_SECONDS = 10.0
@@ -361,6 +362,7 @@ async def run(call: Call, places: Places, begun: Callable[[], None] | None) -> A
     ``begun``: called from a thread when it has its place.
     """
     job = Job(call, places, asyncio.get_running_loop().create_future(), begun)
+    give_way(job.answer)
     places.enter(job)
     try:
         return await job.answer

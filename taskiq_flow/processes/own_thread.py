@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, TypeVar
 
+from taskiq_flow.giving_way import give_way
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,7 @@ async def in_own_thread(
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[T] = loop.create_future()
     ended.add_done_callback(asyncio.Future.exception)  # seen, also if nobody waits for it
+    give_way(ended)
     context = contextvars.copy_context()
 
     def run() -> None:

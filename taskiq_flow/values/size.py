@@ -6,11 +6,11 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from functools import partial
 from typing import Any, TypeVar
 
-import anyio
 from pydantic import BaseModel
+
+from taskiq_flow.giving_way import in_thread
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _TABLES = {"pandas", "polars", "pyarrow"}
 async def read_off_loop(value: Any, function: Callable[..., T], *args: Any) -> T:
     """Call a function that reads all of ``value``: in a thread if the value is large."""
     if is_large(value):
-        return await anyio.to_thread.run_sync(partial(function, *args))
+        return await in_thread(function, *args)
     return function(*args)
 
 

@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from taskiq_flow.errors import ConfigurationError, ResultUnavailableError, SerializationError
+from taskiq_flow.giving_way import in_thread
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage, text_of
 from taskiq_flow.transport.systems import without_secrets
 from taskiq_flow.values.classes import Classes
@@ -291,9 +292,7 @@ class ValueStore:
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         self._use_this_loop()
         # A file system that hangs must not keep a run or a worker from its end.
-        return await anyio.to_thread.run_sync(
-            partial(function, *args), limiter=self._limiter, abandon_on_cancel=True
-        )
+        return await in_thread(function, *args, limiter=self._limiter, abandon_on_cancel=True)
 
 
 def _module(address: str) -> Any:

@@ -62,7 +62,7 @@ class Api:
         self._control = control
 
     def routes(self) -> list[Route]:
-        """All routes. The names of runs and nodes are single segments, percent-encoded."""
+        """All routes. The names of runs and nodes are single segments, as ``path_value`` says."""
         run, node = "/api/v1/runs/{run}", "/api/v1/runs/{run}/nodes/{node}"
         return [
             Route("/api/v1/openapi.json", self.openapi),
@@ -227,9 +227,16 @@ class Api:
 
 
 def path_value(request: Request, key: str) -> str:
-    """A name in the path of a request."""
+    """A name in the path of a request, or in its query, which counts then.
+
+    Clients take the names ``.`` and ``..`` for steps within a path, and some servers in between
+    take ``%2F`` for a slash.
+    """
+    given = request.query_params.getlist(key)
+    if len(given) > 1:
+        raise HTTPException(400, f"{key} is given {len(given)} times; give it once")
     text: str = request.path_params[key]
-    return unquote(text)
+    return given[0] if given else unquote(text)
 
 
 def _form(request: Request) -> Form:

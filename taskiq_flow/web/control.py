@@ -132,8 +132,7 @@ _KINDS = {str: "text", dict: "object", list: "list of texts", bool: "true or fal
 def _new_id(body: Body) -> str | None:
     """The id that a new run is to have, if any."""
     run_id: str | None = body.get("run")
-    # Clients take the last two for steps within a path.
-    if run_id is not None and (run_id in {"", ".", ".."} or run_id != printable(run_id)):
+    if run_id is not None and (not run_id or run_id != printable(run_id)):
         raise HTTPException(400, "'run' in the body is no name; give one, or leave it out")
     return run_id
 

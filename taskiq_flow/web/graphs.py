@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.drawing.diagram import Diagram, diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
+from taskiq_flow.giving_way import in_thread
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.previews import printable
 from taskiq_flow.views.run_view import RunView
@@ -41,7 +42,7 @@ class Graphs:
             async with self._turn:
                 found = self._layouts.get(tag)  # somebody who has waited as well, perhaps
                 if found is None:
-                    found = await asyncio.to_thread(_laid_out, diagram, fold, unfolded)
+                    found = await in_thread(_laid_out, diagram, fold, unfolded)
         self._layouts[tag] = found
         self._layouts.move_to_end(tag)
         if len(self._layouts) > _MOST_LAYOUTS:

@@ -12,6 +12,7 @@ Content = dict[str, Any]
 
 _RUN = {"name": "run", "in": "path", "required": True, "schema": {"type": "string"}}
 _NODE = {"name": "node", "in": "path", "required": True, "schema": {"type": "string"}}
+_INSTEAD = "in place of the one in the path, which clients change if it is . or .."
 _REFUSALS = {
     "400": "a parameter or the body is wrong",
     "401": "the token is missing or wrong",
@@ -162,9 +163,10 @@ def _operation(about: str, answers: Content, parameters: tuple[Content, ...]) ->
         status: _answer(text, {"application/json": {"schema": _object(error=_OBJECT)}})
         for status, text in _REFUSALS.items()
     }
+    of_path = [parameter["name"] for parameter in parameters if parameter["in"] == "path"]
     return {
         "summary": about,
-        "parameters": [*parameters],
+        "parameters": [*parameters, *(_query(name, _TEXT, _INSTEAD) for name in of_path)],
         "responses": {**answers, **refusals},
     }
 

@@ -96,8 +96,11 @@ class PipelinesApi:
 
         Raises ``ConfigurationError`` if the id is taken, or if the pipeline has another broker.
         """
-        if "/" in checked_id("id", id):
-            raise ValueError(f"id is {id!r}; give one without '/', as it is a part of an address")
+        if "/" in checked_id("id", id) or id in (".", ".."):
+            raise ValueError(
+                f"id is {id!r}; give one without '/', and neither '.' nor '..', as it is a part of "
+                "an address"
+            )
         if not isinstance(pipeline, RunnablePipeline):
             raise TypeError(f"{pipeline!r} is no pipeline; give a Pipeline or a DataflowPipeline")
         if id in self._pipelines:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -20,7 +23,13 @@ from taskiq_flow.web.guard import MOST_BYTES, MOST_CONNECTIONS
 HEADER_SECONDS = 10.0
 """A client that has not sent the headers of a request for so long is disconnected."""
 
+GONE_SECONDS = 30.0
+"""A client that acknowledges nothing for so long is disconnected, where TCP can be told so."""
+
 _GRACEFUL_SECONDS = 5
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""The signals that end a process, by their names. No system has all of them."""
 
 
 class _Protocol(H11Protocol):
@@ -30,6 +39,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        _notice_when_gone(transport.get_extra_info("socket"))
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,8 +66,23 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+def _notice_when_gone(connection: socket.socket | None) -> None:
+    """Close a connection whose client has vanished without a word, as a machine without power does.
+
+    TCP itself would go on for a quarter of an hour. All streams send a sign of life every few
+    seconds, which such a client does not acknowledge.
+    """
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = round(GONE_SECONDS * 1000)
+        with contextlib.suppress(OSError):  # of a socket that is no TCP
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
 class Server(uvicorn.Server):
-    """Ends all streams before it waits for the connections to be closed."""
+    """Ends all streams before it waits for the connections to be closed.
+
+    Stops at SIGHUP as well, and at no signal that is ignored.
+    """
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         super().__init__(
@@ -80,6 +105,29 @@ class Server(uvicorn.Server):
         )
         self._app = app
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, and then have it do what it does without a server."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        captured: list[int] = []
+
+        def capture(number: int, frame: FrameType | None) -> None:
+            captured.append(number)
+            self.handle_exit(number, frame)
+
+        known = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        heeded = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, capture) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for number in captured:
+            signal.raise_signal(number)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
         if (hub := getattr(self._app.state, "hub", None)) is not None:
@@ -94,7 +142,7 @@ def serve(
     *,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve an application of this package until Ctrl-C, or until SIGTERM ends the process.
+    """Serve an application of this package until Ctrl-C, or SIGTERM or SIGHUP ends the process.
 
     ``app``: of ``runs_app``, or ``create_visualization_api(...).app``. ``port``: 0 for one that is
     free. ``on_ready``: called with the address once it can be opened, such as

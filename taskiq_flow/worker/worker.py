@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import logging
 import math
@@ -17,6 +18,7 @@ from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 from taskiq_flow.cleanup import end
 from taskiq_flow.errors import TaskLostError, describe
 from taskiq_flow.generators.grant import ITEMS_LABEL
+from taskiq_flow.giving_way import give_way
 from taskiq_flow.processes.name import process_name
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
@@ -157,6 +159,8 @@ class Worker:
             self._by_name[name].add(execution)
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
+        if not inspect.iscoroutinefunction(execution.function):
+            give_way(executing)  # it runs in a thread
         channel, here = execution.reply_to.channel, [execution.task_id]
         if channel in self._revoked and await self._absent.is_back(
             channel, lambda: self._reports.publish(execution, Notice.of_tasks(Kind.HERE, here))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,14 +13,28 @@ from typing import Any
 import pytest
 
 from taskiq_flow import RunView
-from taskiq_flow.cli.exits import Code, code_of_run, report
-from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
-from taskiq_flow.events import RunFinished, RunStarted
+from taskiq_flow.cli.exits import Code, code_of, code_of_run, report
+from taskiq_flow.errors import (
+    JournalError,
+    NodeFailedError,
+    RunFailedError,
+    RunTimeoutError,
+    ServerUnreachableError,
+)
+from taskiq_flow.events import NodeFailed, RunFinished, RunStarted
 from tests.cli.conftest import Run, Start
 
 URL = ("--input", "url=example.org")
 
 KNOWN = ("--journal", "runs.db", "--run-id", "r1")
+
+SLOW = """
+import time
+from pathlib import Path
+
+Path("is_imported").touch()
+time.sleep(60)
+"""
 
 ENDS = [
     (["run", "flows:nightly", *URL], 0, ""),
@@ -146,6 +161,26 @@ def test_ctrl_c_before_there_is_a_command_ends_quietly(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+IMPORTING = [
+    *(("run slow:flow", number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+    ("validate slow:flow", signal.SIGINT),
+    ("resume r1 slow:flow", signal.SIGINT),
+    ("serve slow:flow", signal.SIGTERM),
+    ("run flows:nightly --broker slow:broker", signal.SIGTERM),
+]
+
+
+def test_a_signal_ends_a_command_that_imports_a_module(with_run: Path, start: Start) -> None:
+    (with_run / "slow.py").write_text(SLOW)
+    for words, number in IMPORTING:
+        command = start(*words.split(), env={"TASKIQ_FLOW_JOURNAL": "runs.db"})
+        command.until((with_run / "is_imported").exists)
+        command.send(number)
+        done = command.wait()
+        assert (done.code, done.output, done.errors) == (128 + number, "", ""), words
+        (with_run / "is_imported").unlink()
+
+
 def test_a_locked_run_is_told_apart(with_run: Path, run: Run) -> None:
     with sqlite3.connect(with_run / "runs.db") as connection:
         connection.execute("UPDATE runs SET owner = 'another', expires = 1e12")
@@ -185,6 +220,18 @@ def test_a_failed_node_shows_the_traceback_of_its_worker(
     ]
 
 
+def test_a_long_error_does_not_flood_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError("x" * 1_000_000)
+    error.__cause__ = KeyError("y" * 1_000_000)
+    report(RunFailedError("1 node failed", failures={"a": error}))
+    told = capsys.readouterr().err
+    assert "ValueError: xxx" in told
+    assert len(told) < 10_000
+
+
+AWAY = ServerUnreachableError("x")
+
+
 @pytest.mark.parametrize(
     ("outcome", "error", "code"),
     [
@@ -192,6 +239,8 @@ def test_a_failed_node_shows_the_traceback_of_its_worker(
         ("failed", NodeFailedError("x"), Code.NODE_FAILED),
         ("failed", RunTimeoutError("x"), Code.TIMEOUT),
         ("failed", JournalError("x"), Code.UNREACHABLE),
+        ("failed", RunFailedError("x", failures={"a": AWAY}), Code.UNREACHABLE),
+        ("failed", RunFailedError("x", failures={"a": KeyError()}), Code.NODE_FAILED),
         ("cancelled", None, Code.CANCELLED),
         (None, None, Code.UNREACHABLE),
     ],
@@ -202,5 +251,8 @@ def test_the_code_of_a_run_elsewhere(outcome: Any, error: Exception | None, code
     if outcome is None:
         view.status = "interrupted"
     else:
+        for failed in getattr(error, "failures", {}).values():
+            view.apply(NodeFailed("r1", 0.5, "a", "r1:a:1", failed, 1))
         view.apply(RunFinished("r1", 1.0, outcome, error))
     assert code_of_run(view) is code
+    assert error is None or code_of(error) is code

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from taskiq_flow import DAGBuilder
@@ -30,6 +33,40 @@ def test_a_name_without_a_graph_is_refused(where: str, words: str) -> None:
         flow_at(where)
     assert words in str(caught.value)
     assert caught.value.code is Code.USAGE
+
+
+BROKEN = [
+    ("import sys; sys.exit(0)", "{0} cannot be imported: SystemExit: 0\n\nTraceback (most"),
+    ("def f(:", "{0} cannot be imported: SyntaxError: invalid syntax ({0}.py, line 1)\n\n  File"),
+    ("def flow(): return 1 / 0", "{0}:flow() fails: ZeroDivisionError: division by zero\n\nTrace"),
+    ("def flow(): exit('no')", "{0}:flow() fails: SystemExit: no\n\nTraceback (most recent"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_what_the_users_code_raises_is_told_from_that_code_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, words = BROKEN[number]
+    module = f"broken_{number}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(CommandError) as caught:
+        flow_at(f"{module}:flow")
+    told = str(caught.value)
+    assert told.startswith(words.format(module))
+    assert f"{module}.py" in told
+    assert "importlib" not in told
+    assert caught.value.code is Code.USAGE
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(CommandError, match="the working directory is gone; change to another"):
+        flow_at(f"{HERE}:nightly")
 
 
 def test_a_flow_may_be_a_graph_a_builder_an_engine_or_a_function() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,9 @@ def test_one_of_a_file_is_a_warning_in_one_line(folder: Path, run: Run) -> None:
     assert done.code == 0
     assert done.errors.startswith("warning: the run was given 'tilte', which no node takes")
     assert done.errors.count("\n") == 1
+
+
+def test_a_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(CommandError, match="standard input is closed; give a file"):
+        read_inputs(flows.nightly, [], [], "-")

@@ -12,7 +12,7 @@ import pytest
 
 from taskiq_flow import NodeFailure, NodeSkipped, RunReader
 from taskiq_flow.cli.output import Results, say, show
-from taskiq_flow.cli.running import Signals
+from taskiq_flow.cli.signals import Signals
 from tests.cli.conftest import Run, Start
 from tests.commands import Command
 

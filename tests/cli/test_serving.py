@@ -84,6 +84,21 @@ def test_with_control_a_server_makes_the_journal(folder: Path, start: Start, run
     assert (done.code, "unable to open database file" in done.errors) == (5, True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cancels_the_runs_of_the_server(
+    folder: Path, start: Start, run: Run, number: signal.Signals
+) -> None:
+    command = start(*SERVE, "flows:gated", "--control")
+    address = address_of(command)
+    read(f"{address}/api/v1/runs", body=b'{"run": "r1"}')
+    command.until((folder / "at_gate").exists)
+    command.send(number)
+    done = command.wait()
+    assert (done.code, done.output, done.errors) == (128 + number, f"{address}\n", "")
+    (line,) = run("runs", "--journal", "runs.db", "--json-lines").lines
+    assert json.loads(line)["status"] == "cancelled"
+
+
 def test_other_machines_need_a_token(journal: Path, start: Start) -> None:
     command = start(*SERVE, "--host", "0.0.0.0")  # noqa: S104 - for the moment of the test
     address, token = address_of(command).split("/#token=")

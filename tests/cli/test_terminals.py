@@ -199,3 +199,23 @@ def test_ctrl_c_is_told_once_and_leaves_the_cursor(
     assert ended.startswith("⊘ r  cancelled in")
     assert (cancelled, how[:20]) == ("run 'r' was cancelled", "it cannot be resumed")
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_ctrl_z_gives_the_cursor_back_and_the_run_goes_on(
+    folder: Path, start: Start, environment: dict[str, str | None]
+) -> None:
+    terminal = Terminal(80)
+    command = start("run", "flows:gated", terminal=terminal.path, env=environment)
+    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    assert "\x1b[?25h" not in terminal.so_far
+    command.send(signal.SIGTSTP)
+    command.until(lambda: "\x1b[?25h" in terminal.so_far)
+    (folder / "open").touch()
+
+    def has_gone_on() -> bool:
+        command.send(signal.SIGCONT)  # once more, if it had not stopped yet
+        return "after: open for all" in ESCAPE.sub("", terminal.so_far)
+
+    command.until(has_gone_on)
+    assert command.wait().code == 0
+    terminal.text()

@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 import pytest
 from pydantic import BaseModel
+from taskiq import BrokerMessage
 
 from taskiq_flow import (
     ConfigurationError,
@@ -18,8 +19,10 @@ from taskiq_flow import (
     NodeFailedError,
     RunCancelledError,
     RunTimeoutError,
+    ServerUnreachableError,
 )
 from taskiq_flow.completion import polling, reading
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT
 from taskiq_flow.testing import LocalBroker, LocalResults
 from tests.virtual_clock import virtual_loop, virtually
 
@@ -132,8 +135,40 @@ async def test_a_result_backend_that_never_answers_ends_the_node() -> None:
     dag = DAGBuilder().node(Tasks(broker).load).build()
     with pytest.raises(NodeFailedError) as caught:
         await ExecutionEngine(broker, dag).execute({"source": "a"})
-    assert isinstance(caught.value.__cause__, ConnectionError)
+    error = caught.value.__cause__
+    assert isinstance(error, ServerUnreachableError)
+    assert isinstance(error.__cause__, ConnectionError)
     assert asyncio.get_running_loop().time() == pytest.approx(reading.BACKEND_PATIENCE, abs=1.0)
+
+
+class AwayBroker(LocalBroker):
+    error: Exception = ConnectionError("the broker is away")
+
+    async def kick(self, message: BrokerMessage) -> None:
+        raise self.error
+
+
+@virtually
+async def test_a_broker_whose_address_is_wrong_is_not_waited_for() -> None:
+    broker = AwayBroker()
+    broker.error = FileNotFoundError("no such socket")
+    dag = DAGBuilder().node(Tasks(broker).load).build()
+    with pytest.raises(NodeFailedError, match="with FileNotFoundError") as caught:
+        await ExecutionEngine(broker, dag).execute({"source": "a"})
+    assert caught.value.__cause__ is broker.error
+    assert asyncio.get_running_loop().time() < 1
+
+
+@virtually
+async def test_a_broker_that_never_takes_a_task_ends_the_node() -> None:
+    broker = AwayBroker()
+    dag = DAGBuilder().node(Tasks(broker).load).build()
+    with pytest.raises(NodeFailedError, match="AwayBroker was away for 60 s: Conn") as caught:
+        await ExecutionEngine(broker, dag).execute({"source": "a"})
+    error = caught.value.__cause__
+    assert isinstance(error, ServerUnreachableError)
+    assert isinstance(error.__cause__, ConnectionError)
+    assert asyncio.get_running_loop().time() == pytest.approx(OUTAGE_TIMEOUT, abs=2.5)
 
 
 class Unknown:

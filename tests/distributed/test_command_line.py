@@ -13,6 +13,7 @@ from redis import Redis
 from tests.commands import ROOT, Commands
 from tests.distributed.conftest import Farm
 from tests.servers.process import free_port
+from tests.servers.redis import RedisServer
 from tests.servers.workers import Workers
 
 TASKS = """
@@ -21,6 +22,9 @@ import os
 from pathlib import Path
 
 from taskiq_flow import DAGBuilder, broker_for
+from taskiq_flow.completion import reading
+
+reading.BACKEND_PATIENCE = float(os.environ.get("PATIENCE", reading.BACKEND_PATIENCE))
 
 broker = broker_for(os.environ["BROKER"], queue_name="command-line")
 
@@ -99,3 +103,28 @@ def test_a_broker_that_is_away_has_an_exit_code_of_its_own(
     done = commands.start(*arguments, cwd=folder, env=env).wait()
     assert (done.code, done.output) == (5, ""), done.errors
     assert "the server of RedisStreamBroker cannot be reached" in done.errors
+
+
+def test_a_broker_that_goes_away_for_long_has_the_same_exit_code(
+    tmp_path: Path, commands: Commands, folder: Path
+) -> None:
+    env: dict[str, str | None] = {"PATIENCE": "0.1", "TASKIQ_FLOW_JOURNAL": "runs.db"}
+    server = RedisServer(tmp_path / "redis", appendonly=False)
+    server.start()
+    with Workers(
+        "tasks:broker",
+        folder=folder / "workers",
+        env={"BROKER": server.url, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+    ):
+        env["BROKER"] = server.url
+        words = ["run", "tasks:doubles", "-i", "numbers=[1]", "--run-id", "r1"]
+        running = commands.start(*words, cwd=folder, env=env)
+        running.until((folder / "began-1").exists)
+        watching = commands.start("watch", "r1", cwd=folder, env=env)
+        server.kill()
+        done = running.wait()
+        assert done.code == 5, done.errors
+        assert "as the server of RedisAsyncResultBackend has been away for 0.1 s" in done.errors
+        assert "Traceback" not in done.errors
+        assert watching.wait().code == 5

@@ -35,6 +35,7 @@ from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm
 from tests.distributed.watching import (
     Notes,
+    blocked_generator,
     check_cancelling,
     inputs,
     left_over,
@@ -76,8 +77,10 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
         "rabbitmq", queue="long", rabbitmq=impatient.url, park_after=0.5, qos=100
     )
     with farm.workers(settings, processes=2):
-        await run_of(settings, notes, 3, 7.0)
-        assert len(notes.of("begin")) == len(notes.of("end")) == 3
+        async with started(settings) as broker, blocked_generator(broker, notes):
+            await run_of(settings, notes, 3, 7.0)
+        assert sorted(notes.of("begin")) == ["n0", "n1", "n2", "numbers"]
+        assert len(notes.of("end")) == 3
         await until_empty(settings)
     log = (impatient.folder / "log").read_text(encoding="utf-8")
     assert "timed out" not in log

@@ -517,6 +517,26 @@ async def test_nobody_hears_of_a_result_that_could_not_be_saved(
         await notifier.aclose()
 
 
+@pytest.mark.parametrize("size", [1_000, 200_000])
+@pytest.mark.parametrize("expiry", ["result_ex_time", "result_px_time"])
+async def test_results_expire_as_their_backend_says(
+    farm: Farm, server: RedisServer, client: Any, size: int, expiry: str
+) -> None:
+    """Those of a million elements would fill the server otherwise."""
+    times: dict[str, Any] = {expiry: 100 if expiry == "result_ex_time" else 100_000}
+    settings = Settings("redis-streams", redis=server.url, result_prefix="own", **times)
+    async with started(settings) as broker:
+        notifier = notifier_of(broker, "expiry")
+        save = notifier.saver(broker.result_backend)
+        assert save is not None
+        result: TaskiqResult[Any] = TaskiqResult(
+            is_err=False, return_value="x" * size, execution_time=0.0
+        )
+        await save(f"{expiry}-{size}", result, "channel", lambda _: b"")
+        assert 90 < await client.ttl(f"own:{expiry}-{size}") <= 100
+        await notifier.aclose()
+
+
 async def test_results_are_saved_without_the_text_of_the_script_while_the_server_knows_it(
     farm: Farm, server: RedisServer, client: Any
 ) -> None:

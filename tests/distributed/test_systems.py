@@ -18,7 +18,14 @@ from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.test_contract import graph
-from tests.distributed.watching import Notes, check_cancelling, inputs, many, until_sent
+from tests.distributed.watching import (
+    Notes,
+    blocked_generator,
+    check_cancelling,
+    inputs,
+    many,
+    until_sent,
+)
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
 from tests.values.kinds import Pair, Point
 from tests.waiting import until
@@ -91,12 +98,13 @@ async def test_a_task_that_outlives_the_time_for_an_acknowledgement_is_executed_
     farm.serve(settings, processes=2)
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 2))
-        assert len(await engine.execute(inputs(notes, 2, 4.0))) == 2
+        async with blocked_generator(broker, notes):
+            assert len(await engine.execute(inputs(notes, 2, 4.0))) == 2
         dag = DAGBuilder().node(task(broker, app.double)).build()
         assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
         sent = await task(broker, app.noted).kiq(str(notes.path), "of no engine", 4.0)
         await sent.wait_result(timeout=45.0)
-    assert sorted(notes.of("begin")) == ["n0", "n1", "of"]
+    assert sorted(notes.of("begin")) == ["n0", "n1", "numbers", "of"]
 
 
 def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path) -> None:

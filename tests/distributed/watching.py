@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,19 @@ def inputs(notes: Notes, count: int, seconds: float) -> dict[str, Any]:
     """The inputs of a run of ``many``."""
     names = {f"name {number}": f"n{number}" for number in range(count)}
     return {"path": str(notes.path), "seconds": seconds, **names}
+
+
+@asynccontextmanager
+async def blocked_generator(broker: AsyncBroker, notes: Notes) -> AsyncIterator[None]:
+    """A generator on a worker has no room while the block runs. Then all of its items are read."""
+    dag = DAGBuilder().node(task(broker, app.numbers), name="numbers").build()
+    values = {"path": str(notes.path), "count": 1000}
+    async with aclosing(ExecutionEngine(broker, dag).execute_async(values, items="only")) as run:
+        _, first = await anext(run)
+        yield
+        assert "numbers" not in notes.of("closed")
+        items = [first, *[item async for _, item in run]]
+    assert [item.value for item in items] == list(range(1000))
 
 
 async def check_cancelling(

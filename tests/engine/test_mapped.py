@@ -6,7 +6,8 @@ import asyncio
 import gc
 import itertools
 from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -23,6 +24,7 @@ from taskiq_flow import (
     Failure,
     GraphChangedError,
     GraphError,
+    InputConflictError,
     InputError,
     Item,
     MemoryJournal,
@@ -116,6 +118,13 @@ async def test_other_keys_are_passed_whole() -> None:
 async def test_keys_are_taken_together_by_position() -> None:
     builder = DAGBuilder().node(add, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
     assert await engine_of(builder).execute({"xs": [1, 2], "ys": [3, 4]}) == {"m": [4, 6]}
+
+
+async def test_a_key_that_two_parameters_take_gives_the_element_to_both() -> None:
+    builder = DAGBuilder().node(
+        pow, name="m", inputs={"base": "numbers", "exp": "numbers"}, map_over="numbers"
+    )
+    assert await engine_of(builder).execute({"numbers": [1, 2, 3]}) == {"m": [1, 4, 27]}
 
 
 async def test_several_outputs_give_a_list_each_and_the_pair_is_what_was_returned() -> None:
@@ -680,6 +689,54 @@ async def test_a_source_that_is_zipped_is_not_read_ahead(limit: int | None) -> N
         assert read <= 2 + (limit or 256)
 
 
+async def awaited(value: int) -> int:
+    return value
+
+
+async def paired(left: int, right: int) -> tuple[int, int]:
+    return left, right
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("slow", ["xs", "ys"])
+@pytest.mark.parametrize("given_as", ["generators", "async", "sync"])
+@virtually
+async def test_endless_lists_are_taken_together_behind_a_map_over_one_of_them(
+    limit: int | None, slow: str, given_as: str
+) -> None:
+    """The quicker one goes on only as far as there is room for what takes both."""
+    most = 50 + 16 + (limit or 256)  # what is read, a window and what is in flight
+    made = {"xs": 0, "ys": 0}
+
+    def numbers(key: str) -> Iterator[int]:
+        for number in range(most):
+            made[key] += 1
+            yield number
+        raise AssertionError(f"{key!r} is read ahead")
+
+    def generator(key: str) -> Callable[[], AsyncIterator[int]]:
+        async def generated() -> AsyncIterator[int]:
+            for number in numbers(key):
+                await asyncio.sleep(int(key == slow))
+                yield number
+
+        return generated
+
+    builder, inputs = DAGBuilder(), dict[str, Any]()
+    for key in made:
+        if given_as == "generators":
+            builder.node(generator(key), name=key)
+        else:
+            inputs[key] = generator(key)() if given_as == "async" else numbers(key)
+    builder.node(awaited, name="m", inputs=["xs"], map_over="xs")
+    builder.node(paired, name="n", inputs=["m", "ys"], map_over=["m", "ys"])
+    engine = engine_of(builder, max_parallel=limit)
+    async with aclosing(engine.execute_async(inputs, items="only")) as pairs:
+        found = (item.value async for name, item in pairs if name == "n")
+        assert sorted([await anext(found) for _ in range(50)]) == [(n, n) for n in range(50)]
+    assert max(made.values()) < most
+
+
 async def test_a_source_that_ends_earlier_than_before_is_no_resumption() -> None:
     journal = MemoryJournal()
     engine = engine_of(mapped(fail_at(3)), journal=journal, max_parallel=1)
@@ -690,6 +747,20 @@ async def test_a_source_that_ends_earlier_than_before_is_no_resumption() -> None
             await _read(engine.resume("r", inputs={"numbers": iter(shorter)}))
     with pytest.raises(GraphChangedError, match="item 1 of node 'm' is not the one"):
         await _read(engine.resume("r", inputs={"numbers": iter([1, 9, 3])}))
+
+
+async def test_an_input_that_the_journal_has_is_not_given_again() -> None:
+    journal = MemoryJournal()
+    builder = DAGBuilder().node(
+        lambda number, factor: number * factor,
+        name="m",
+        inputs={"number": "numbers", "factor": "factor"},
+        map_over="numbers",
+    )
+    engine = engine_of(builder, journal=journal)
+    await engine.execute({"numbers": iter([1, 2]), "factor": 3}, run_id="r")
+    with pytest.raises(InputConflictError, match="has its input 'factor' in the journal; resume"):
+        await _read(engine.resume("r", inputs={"numbers": iter([1, 2]), "factor": 4}))
 
 
 async def test_elements_that_a_condition_skips_are_forgotten() -> None:
@@ -733,27 +804,62 @@ async def test_a_source_may_give_one_object_again_and_again() -> None:
     assert results == {"m": list(range(6)), "n": list(range(6))}
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_one_iterator_under_two_keys_is_refused(is_async: bool) -> None:
-    async def asynchronous() -> AsyncIterator[int]:
-        for number in range(4):
-            yield number
+class Shared:
+    """An iterable whose readers all get the same iterator, as those of an open cursor do."""
 
-    source: Any = asynchronous() if is_async else iter(range(4))
+    def __init__(self, iterator: Iterator[int]) -> None:
+        self._iterator = iterator
+
+    def __iter__(self) -> Iterator[int]:
+        return self._iterator
+
+
+class SharedAsync:
+    """The same for an async iterator."""
+
+    def __init__(self, iterator: AsyncIterator[int]) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self._iterator
+
+
+async def counted(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+@pytest.mark.parametrize(
+    "make_source",
+    [
+        lambda: iter(range(4)),
+        lambda: counted(4),
+        lambda: Shared(iter(range(4))),
+        lambda: SharedAsync(counted(4)),
+    ],
+    ids=["iterator", "async iterator", "one iterator for all", "one async iterator for all"],
+)
+async def test_one_iterator_under_two_keys_is_refused(make_source: Callable[[], Any]) -> None:
+    source = make_source()
     builder = DAGBuilder().node(double, name="a", inputs=["xs"], map_over="xs")
     engine = engine_of(builder.node(double, name="b", inputs=["ys"], map_over="ys"))
     with pytest.raises(InputError, match="as 'xs' and as 'ys', which is read once; give it under"):
         await engine.execute({"xs": source, "ys": source})
 
 
-async def test_what_is_read_anew_each_time_may_be_given_under_two_keys() -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_read_anew_each_time_may_be_given_under_two_keys(is_async: bool) -> None:
     class Numbers:
         def __iter__(self) -> Iterator[int]:
             return iter(range(3))
 
+    class AsyncNumbers:
+        def __aiter__(self) -> AsyncIterator[int]:
+            return counted(3)
+
     builder = DAGBuilder().node(double, name="a", inputs=["xs"], map_over="xs")
     builder.node(double, name="b", inputs=["ys"], map_over="ys")
-    numbers = Numbers()
+    numbers = AsyncNumbers() if is_async else Numbers()
     results = await engine_of(builder).execute({"xs": numbers, "ys": numbers})
     assert results == {"a": [0, 2, 4], "b": [0, 2, 4]}
 
@@ -893,6 +999,33 @@ async def all_of_b(b: list[Large]) -> int:
 async def items_of_x(x: list[int]) -> AsyncIterator[Large]:
     for _ in x:
         yield Large()
+
+
+async def large_items() -> AsyncIterator[Large]:
+    for _ in range(100):
+        yield Large()
+
+
+async def of_both(b: Large, y: Large) -> None:
+    """Takes what a map has given together with an element of another list."""
+
+
+@pytest.mark.parametrize("given_as", ["generators", "async", "sync"])
+async def test_values_that_are_taken_together_with_another_list_are_let_go_of(
+    given_as: str,
+) -> None:
+    builder, inputs = DAGBuilder(), dict[str, Any]()
+    for key in ("x", "y"):
+        if given_as == "generators":
+            builder.node(large_items, name=key)
+        else:
+            is_async = given_as == "async"
+            inputs[key] = large_items() if is_async else (Large() for _ in range(100))
+    builder.node(of_a, inputs={"a": "x"}, output="b", map_over="x")
+    builder.node(of_both, map_over=["b", "y"])
+    engine = engine_of(builder, max_parallel=2)
+    async for _ in engine.execute_async(inputs, items="only"):
+        assert len(Large.alive) < 60  # two windows, and what is in flight
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -131,6 +132,36 @@ async def test_a_generator_goes_on_when_a_shorter_list_beside_it_has_ended() -> 
     results = await engine.execute({"signs": ["!"], "few": []})
     assert len(results["pairs"]) == 9
     assert isinstance(results["joined"], NodeFailure)
+
+
+@pytest.mark.parametrize("titles", [["A", "B", "C"], ["A", "B"]])
+@virtually
+async def test_generators_wait_for_items_that_are_taken_within_two_lists_together(
+    titles: list[str],
+) -> None:
+    """Where the other list is shorter, nobody takes the items of the last one, which goes on."""
+    made: Counter[str] = Counter()
+    leads: list[int] = []
+
+    async def links(page: str) -> AsyncIterator[int]:
+        for number in range(40):
+            made[page] += 1
+            yield number
+            await asyncio.sleep(0)
+
+    async def slowly(title: str, link: int) -> tuple[str, int]:
+        leads.append(made[title.lower()] - link)
+        await asyncio.sleep(1)
+        return title, link
+
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages", window=4)
+    builder.node(slowly, inputs=["titles", "links"], map_over={"titles": 1, "links": 2})
+    engine = engine_of(builder, max_parallel=2, on_error="collect")
+    results = await engine.execute({"pages": list("abc"), "titles": titles})
+    assert results["links"] == [list(range(40))] * 3
+    assert len(leads) == 40 * len(titles)
+    assert max(leads) <= 4 + 2
+    assert isinstance(results["slowly"], NodeFailure) == (len(titles) < 3)
 
 
 # Lists that differ in length

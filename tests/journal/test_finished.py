@@ -71,3 +71,13 @@ def test_positions_that_are_passed_over_name_all_that_the_log_has_of_them() -> N
     assert sorted(named) == ["page[4]", "title[4]", "word[4,0]"]
     assert passed.positions == {"page": Positions("4")}
     assert [passed.is_skipped(node, (4,)) for node in ("page", "title")] == [False, True]
+
+
+def test_elements_within_positions_are_named_once_and_forgotten() -> None:
+    passed = PassedOver({"page": ["page"]}, {"page": ["word"]})
+    for number in (1, 0):
+        passed.note(Record(SENT, f"word[4,{number}]"))
+    finished = Finished("page", Positions("4"), {})
+    assert sorted(passed.finish(finished)) == ["page[4]", "word[4,0]", "word[4,1]"]
+    assert [*passed.finish(finished)] == ["page[4]"]
+    assert [passed.within("word", 4) for _ in range(2)] == [[(4, 0), (4, 1)], []]

@@ -491,3 +491,80 @@ async def test_cached_results_that_earlier_versions_kept_as_logs_are_no_runs(
     await journal.create("taskiq_flow cache 00ff", LEASE, b"chunk")
     await journal.create("run", LEASE, b"chunk")
     assert await journal.run_ids() == ["run"]
+
+
+# Which thread writes, and what it waits for
+
+
+async def thread_of(file: sqlite_file.SqliteFile, size: int = 0) -> str:
+    return await file.write(lambda _: threading.current_thread().name, size)
+
+
+async def test_small_writes_are_made_in_place_and_others_in_the_thread_of_the_file(
+    path: Path,
+) -> None:
+    file, here = sqlite_file.SqliteFile(path, fsync=False), threading.current_thread().name
+    assert await thread_of(file) != here  # it opens the file
+    assert await thread_of(file) == here
+    assert await thread_of(file, sqlite_file.IN_PLACE_BYTES + 1) != here
+    assert await file.look(lambda _: threading.current_thread().name) == here
+    await file.aclose()
+    assert await thread_of(file) != here
+    await file.aclose()
+    durable = sqlite_file.SqliteFile(path, fsync=True)
+    assert [await thread_of(durable), await thread_of(durable)].count(here) == 0
+    await durable.aclose()
+
+
+async def test_a_file_that_another_process_has_locked_keeps_no_loop_waiting(path: Path) -> None:
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"chunk")
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.ensure_future(journal.append("run", LEASE, b"more"))
+        began = time.monotonic()
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < sqlite_file.BUSY_TIMEOUT / 2
+        assert not writing.done()
+        other.rollback()
+    await writing
+    assert [chunk async for chunk in journal.read("run")] == [b"chunk", b"more"]
+    await journal.aclose()
+
+
+async def test_large_and_small_appends_keep_their_order(path: Path) -> None:
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+    sizes = [10, sqlite_file.IN_PLACE_BYTES + 10]
+    chunks = [bytes([number]) * sizes[number % 2] for number in range(20)]
+    await asyncio.gather(*(journal.append("run", LEASE, chunk) for chunk in chunks))
+    assert [chunk async for chunk in journal.read("run")][1:] == chunks
+    await journal.aclose()
+
+
+async def test_the_write_ahead_log_is_emptied_while_the_file_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", most := 256 * 1024)
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+    for _ in range(100):
+        await journal.append("run", LEASE, bytes(20_000))
+    await journal.file.read(lambda _: None)  # behind what it has been given
+    assert path.stat().st_size > 100 * 20_000 - 2 * most
+    assert Path(f"{path}-wal").stat().st_size < 4 * most
+    await journal.aclose()
+
+
+async def test_a_checkpoint_that_fails_fails_no_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(sqlite_file, "_MOVE", "PRAGMA no such thing")
+    caplog.set_level("DEBUG", "taskiq_flow")
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"chunk")
+    await journal.append("run", LEASE, b"more")
+    assert [chunk async for chunk in journal.read("run")] == [b"chunk", b"more"]
+    assert f"the write-ahead log of {path} was not moved: near" in caplog.text
+    await journal.aclose()

@@ -218,6 +218,26 @@ async def test_a_client_that_takes_nothing_is_disconnected(
         await until(lambda: not app.state.hub._windows, "nobody watches any more")
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="TCP cannot be told so here")
+async def test_a_client_that_acknowledges_nothing_is_disconnected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that has vanished; here its buffer is full, of which TCP knows as little more."""
+    monkeypatch.setattr(server, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(streams, "STUCK_SECONDS", 1_000.0)
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    with socket.create_connection(site.address) as stalled:
+        stalled.sendall(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: app.state.hub._windows, "it watches")
+        for _ in range(12):  # more than the buffers of the kernel take
+            await run.send(2_000, "x" * 400)
+        await until(lambda: not app.state.hub._windows, "nobody watches any more")
+
+
 async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_GRACEFUL_SECONDS", 60)  # after which they would be ended
     journal = MemoryJournal()
@@ -244,16 +264,24 @@ async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.Monkey
 
 
 SERVER = """
-import sys
+import signal
 from taskiq_flow import MemoryJournal
 from taskiq_flow.web import runs_app, serve, server
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 server._GRACEFUL_SECONDS = 60
 serve(runs_app(MemoryJournal()), port=0, on_ready=lambda address: print(address, flush=True))
 print("stopped")
 """
 
 
-async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "output"),
+    [(signal.SIGINT, 0, b"stopped\n"), (signal.SIGHUP, -signal.SIGHUP, b"")],
+)
+async def test_a_signal_stops_the_server_though_a_stream_is_open(
+    number: signal.Signals, code: int, output: bytes
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, stdout=subprocess.PIPE
     )
@@ -263,10 +291,11 @@ async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     async with asyncio.timeout(LONGEST):
-        assert await process.stdout.read() == b"stopped\n"
-        assert await process.wait() == 0
+        assert (await reader.read()).endswith(b"0\r\n\r\n")  # the stream has ended
+        assert await process.stdout.read() == output
+        assert await process.wait() == code
     writer.close()
 
 

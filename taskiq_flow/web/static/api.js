@@ -28,8 +28,27 @@ export function post(path, content = {}) {
 
 export const remove = (path) => get(path, { method: "DELETE" });
 
-export const runPath = (run) => `runs/${encodeURIComponent(run)}`;
-export const nodePath = (run, node) => `${runPath(run)}/nodes/${encodeURIComponent(node)}`;
+/** The path of something of a run. `query`: further parameters, as `URLSearchParams` takes them. */
+export function runPath(run, rest = "", query = {}) {
+  return path(["runs/", { run }, rest], query);
+}
+
+export function nodePath(run, node, rest = "") {
+  return path(["runs/", { run }, "/nodes/", { node }, rest]);
+}
+
+/** Names that browsers, or servers in between, change in a path or do not find there are in the query. */
+function path(parts, query = {}) {
+  const parameters = new URLSearchParams(query);
+  const segments = parts.map((part) => {
+    if (typeof part === "string") return part;
+    const [[key, name]] = Object.entries(part);
+    if (!/^\.{0,2}$|[/\\\x00-\x1f]/.test(name)) return encodeURIComponent(name);
+    parameters.set(key, name);
+    return "-";
+  });
+  return segments.join("") + (parameters.size ? `?${parameters}` : "");
+}
 
 /** One stream of events. It is closed while the page is hidden, as browsers allow few of them. */
 export class Stream {

@@ -33,7 +33,7 @@ export function rerun(run, names, node) {
     ${runField()}
     ${tagsField()}
     <label><input type="checkbox" name="changed"> the graph may have changed</label>`,
-  (fields) => post(`${runPath(run)}/rerun`, {
+  (fields) => post(runPath(run, "/rerun"), {
     from: fields.from.value ? [fields.from.value] : [],
     allow_changed: fields.changed.checked, ...given(fields), ...runOf(fields),
   }));

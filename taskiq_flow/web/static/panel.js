@@ -35,7 +35,7 @@ export function panel(run, node, { select, close, buttons }) {
       : nothing}
     ${node.value
       ? html`<h3>Gives</h3><div class="values">${valuePart(node.value)}
-        ${node.has_value ? html`<a href="${BASE}/${nodePath(run, node.node)}/value" download>whole value</a>` : nothing}</div>`
+        ${node.has_value ? html`<a href="${BASE}/${nodePath(run, node.node, "/value")}" download>whole value</a>` : nothing}</div>`
       : nothing}
     ${node.spans.length > 1 || node.attempts > 1 ? spansPart(node) : nothing}`;
 }

@@ -48,7 +48,7 @@ export class RunPage {
     await this.read();
     const isOver = !["running", "interrupted", "pending"].includes(this.model.status);
     if (isOver) this.setConnection("ended");
-    return isOver ? null : `${runPath(this.run)}/events?after=${this.model.seq}`;
+    return isOver ? null : runPath(this.run, "/events", { after: this.model.seq });
   }
 
   async read() {
@@ -69,7 +69,7 @@ export class RunPage {
     const query = new URLSearchParams();
     if (this.fold !== null) query.set("fold", this.fold);
     for (const name of this.unfolded) query.append("unfolded", name);
-    return `${runPath(this.run)}/graph?${query}`;
+    return runPath(this.run, "/graph", query);
   }
 
   async layOut(early = null) {
@@ -109,7 +109,7 @@ export class RunPage {
   async readReport() {
     if (document.hidden || !this.model || !["running", "interrupted"].includes(this.model.status)) return;
     try {
-      const report = await get(`${runPath(this.run)}/report`);
+      const report = await get(runPath(this.run, "/report"));
       if (report.status !== this.model.status) this.stream.start(); // and what became of the nodes
       else Object.assign(this.model, { sentence: report.sentence }).expect(report.left);
     } catch {
@@ -226,12 +226,12 @@ export class RunPage {
   }
 
   stop() {
-    return this.ask(() => post(`${runPath(this.run)}/cancel`), "The engine was asked to stop the run.");
+    return this.ask(() => post(runPath(this.run, "/cancel")), "The engine was asked to stop the run.");
   }
 
   resume() {
     return this.ask(async () => {
-      await post(`${runPath(this.run)}/resume`);
+      await post(runPath(this.run, "/resume"));
       await this.stream.start(); // a new snapshot, and what comes after it
     });
   }
@@ -396,7 +396,7 @@ export class RunPage {
           </select>` : nothing}
           <input id="search" type="search" placeholder="search nodes" aria-label="Search nodes" .value=${this.search}
             @input=${(event) => this.find(event.target.value)}>
-          <a href="${BASE}/${runPath(this.run)}/trace" download>trace</a>
+          <a href="${BASE}/${runPath(this.run, "/trace")}" download>trace</a>
         </div>
         <section id="graph" tabindex="0" aria-label="Graph"></section>
         <section class="times" aria-label="Timeline">

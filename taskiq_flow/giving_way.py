@@ -1,0 +1,100 @@
+"""Lets threads run beside a busy event loop.
+
+A thread that wants the interpreter's lock asks for it after 5 ms (``sys.getswitchinterval``), but
+counts these anew each time that the lock was free in between. An event loop frees it whenever it
+looks for I/O, for some microseconds, and has it again before the thread is awake. So a thread gets
+nowhere as long as the loop has something to do, and waking it in vain slows the loop by a quarter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from anyio import CapacityLimiter, to_thread
+
+T = TypeVar("T")
+
+MOMENT = 1e-5
+"""Seconds for which the loop sleeps, so that a thread runs."""
+
+OFTEN, SELDOM = 0.001, 0.05
+"""Seconds from one look at the loop to the next while it is busy, and at most while it is idle."""
+
+
+def give_way(called: Future[Any] | asyncio.Future[Any]) -> None:
+    """Have the running loop give way until a call in a thread has ended, if the loop is busy."""
+    loop = asyncio.get_running_loop()
+    if _is_virtual(loop):
+        return
+    giver = _givers.get(loop)
+    if giver is None:
+        giver = _givers[loop] = _Giver()
+    giver.add(loop, called)
+
+
+def _is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the time of a loop passes when it is idle: further timers would drive it on."""
+    is_pythons = isinstance(loop, asyncio.BaseEventLoop)
+    return is_pythons and type(loop).time is not asyncio.BaseEventLoop.time
+
+
+async def in_thread(
+    function: Callable[..., T],
+    *args: Any,
+    limiter: CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """Call a function in a thread, as ``anyio.to_thread.run_sync`` does, and give way to it."""
+    ended = asyncio.get_running_loop().create_future()
+    give_way(ended)
+    try:
+        return await to_thread.run_sync(
+            partial(function, *args), limiter=limiter, abandon_on_cancel=abandon_on_cancel
+        )
+    finally:
+        ended.set_result(None)
+
+
+class _Giver:
+    """Gives way on one loop while calls are in threads."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._ended = deque[None]()  # grows in threads
+        self._is_looking = False
+        self._seconds = OFTEN
+        self._seen = self._used = 0.0
+
+    def add(
+        self, loop: asyncio.AbstractEventLoop, called: Future[Any] | asyncio.Future[Any]
+    ) -> None:
+        """One more call has begun."""
+        self._begun += 1
+        called.add_done_callback(lambda _: self._ended.append(None))
+        if not self._is_looking:
+            self._is_looking = True
+            self._seconds, self._seen, self._used = OFTEN, time.monotonic(), time.thread_time()
+            loop.call_later(OFTEN, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._ended) == self._begun:
+            self._begun, self._is_looking = 0, False
+            self._ended.clear()
+            return
+        seen, used = time.monotonic(), time.thread_time()
+        is_busy = used - self._used > (seen - self._seen) / 2
+        self._seen, self._used = seen, used
+        if is_busy:
+            time.sleep(MOMENT)
+        self._seconds = OFTEN if is_busy else min(2 * self._seconds, SELDOM)
+        loop.call_later(self._seconds, self._look, loop)
+
+
+_givers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Giver] = WeakKeyDictionary()

@@ -1,0 +1,118 @@
+"""An event loop that is busy gives way to threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, SqliteJournal, giving_way
+from tests.virtual_clock import run_virtually, virtual_loop
+
+MOMENTS = 5
+
+
+class Clocks:
+    """The functions that the loop is given way with, counted."""
+
+    def __init__(self) -> None:
+        self.moments = self.looks = 0
+
+    def sleep(self, seconds: float) -> None:
+        self.moments += 1
+        time.sleep(seconds)
+
+    def thread_time(self) -> float:
+        self.looks += 1
+        return time.thread_time()
+
+    monotonic = staticmethod(time.monotonic)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    monkeypatch.setattr(giving_way, "time", clocks := Clocks())
+    return clocks
+
+
+async def be_busy(seconds: float) -> None:
+    """Leave the loop nothing to wait for."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        await asyncio.sleep(0)
+
+
+async def be_busy_until_given_way(clocks: Clocks) -> None:
+    async with asyncio.timeout(10):
+        while clocks.moments < MOMENTS:
+            await be_busy(0.001)
+
+
+async def test_a_busy_loop_gives_way_as_long_as_a_call_is_in_a_thread(clocks: Clocks) -> None:
+    await be_busy(0.01)
+    assert clocks.moments == 0
+    released = threading.Event()
+    call = asyncio.ensure_future(giving_way.in_thread(released.wait, 20))
+    await be_busy_until_given_way(clocks)
+    released.set()
+    assert await call
+    await be_busy(0.1)
+    ended = clocks.moments
+    await be_busy(0.01)
+    assert clocks.moments == ended
+
+
+async def test_an_idle_loop_is_hardly_woken(clocks: Clocks) -> None:
+    released = threading.Event()
+    call = asyncio.ensure_future(giving_way.in_thread(released.wait, 20))
+    await asyncio.sleep(0.5)
+    assert clocks.looks <= 20
+    assert clocks.moments == 0
+    released.set()
+    assert await call
+
+
+async def test_calls_at_once_are_given_way_together(clocks: Clocks) -> None:
+    released, began = threading.Event(), time.monotonic()
+    calls = [asyncio.ensure_future(giving_way.in_thread(released.wait, 20)) for _ in range(20)]
+    await be_busy_until_given_way(clocks)
+    assert clocks.moments <= (time.monotonic() - began) / giving_way.OFTEN
+    released.set()
+    await asyncio.gather(*calls)
+
+
+@pytest.mark.parametrize("kind", ["function", "generator", "journal"])
+async def test_threads_of_a_run_are_given_way(kind: str, clocks: Clocks, tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def generator() -> Iterator[bool]:
+        yield released.wait(20)
+
+    async def spin() -> None:
+        await be_busy_until_given_way(clocks)
+        released.set()
+
+    builder, journal = DAGBuilder().node(spin), SqliteJournal(tmp_path / "runs.db")
+    reading = None
+    if kind == "journal":
+        reading = asyncio.ensure_future(journal.file.read(lambda _: released.wait(20)))
+    elif kind == "generator":
+        builder.node(generator)
+    else:
+        builder.node(lambda: released.wait(20), name="function")
+    await ExecutionEngine(InMemoryBroker(), builder.build()).execute()
+    assert reading is None or await reading
+    await journal.aclose()
+
+
+def test_a_loop_whose_time_is_virtual_is_left_alone() -> None:
+    async def begin() -> int:
+        giving_way.give_way(asyncio.get_running_loop().create_future())
+        return len(virtual_loop().pending_timers)
+
+    assert run_virtually(begin()) == 0
