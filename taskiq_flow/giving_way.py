@@ -69,8 +69,8 @@ class _Giver:
     """Gives way on one loop while calls are in threads."""
 
     def __init__(self) -> None:
-        self._calls = 0
-        self._ended = deque[None]()  # grows in threads
+        self._under_way = 0
+        self._ended = deque[None]()  # since the last look; grows in threads
         self._is_looking = False
         self._seconds = OFTEN
         self._seen = self._used = 0.0
@@ -79,7 +79,7 @@ class _Giver:
         self, loop: asyncio.AbstractEventLoop, called: Future[Any] | asyncio.Future[Any]
     ) -> None:
         """One more call has begun."""
-        self._calls += 1
+        self._under_way += 1
         called.add_done_callback(lambda _: self._ended.append(None))
         if not self._is_looking:
             self._is_looking = True
@@ -87,10 +87,10 @@ class _Giver:
             loop.call_later(OFTEN, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._ended:
-            self._ended.pop()
-            self._calls -= 1
-        if not self._calls:
+        for _ in range(len(self._ended)):
+            self._ended.popleft()
+            self._under_way -= 1
+        if not self._under_way:
             self._is_looking = False
             return
         seen, used = time.monotonic(), time.thread_time()

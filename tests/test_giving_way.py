@@ -125,7 +125,7 @@ async def test_what_calls_leave_does_not_grow_while_another_one_never_ends(clock
     async with asyncio.timeout(10):
         while clocks.looks == looks:
             await asyncio.sleep(0.001)
-    assert giving_way._givers[loop]._calls == 1
+    assert giving_way._givers[loop]._under_way == 1
     assert not giving_way._givers[loop]._ended
     never.cancel()
 
