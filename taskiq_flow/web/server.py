@@ -24,7 +24,7 @@ HEADER_SECONDS = 10.0
 """A client that has not sent the headers of a request for so long is disconnected."""
 
 GONE_SECONDS = 30.0
-"""A client that acknowledges nothing for so long is disconnected, where TCP can be told so."""
+"""A client that acknowledges or takes nothing for so long is disconnected, where TCP knows how."""
 
 _GRACEFUL_SECONDS = 5
 
