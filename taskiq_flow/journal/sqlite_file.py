@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.giving_way import give_way
 from taskiq_flow.journal.lease import is_gone, new_owner
-from taskiq_flow.journal.sqlite_opened import Opened, changes, id_of
+from taskiq_flow.journal.sqlite_opened import Opened, id_of, replacing
 from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
 
 logger = logging.getLogger("taskiq_flow")
@@ -183,6 +184,7 @@ class SqliteFile:
         opened = self._current()
         if opened.connection is not None and opened.lock.acquire(blocking=False):
             try:
+                opened.caller = threading.get_ident()
                 if opened.connection is not None:  # nobody has just closed it
                     with self._translated_errors():
                         return work(opened.connection)
@@ -190,6 +192,7 @@ class SqliteFile:
                 if not _is_busy(error.__cause__):
                     raise
             finally:
+                opened.caller = None
                 opened.lock.release()
         return await self.read(work)
 
@@ -207,7 +210,7 @@ class SqliteFile:
 
     def _current(self) -> Opened:
         if self._opened.is_over:
-            with changes:  # other threads have the same one
+            with replacing:  # other threads have the same one
                 if self._opened.is_over:
                     self._opened = Opened()
         return self._opened

@@ -20,14 +20,15 @@ T = TypeVar("T")
 FORK_PATIENCE = 30.0
 """Seconds that a fork waits at the most for what a thread does with a connection."""
 
-changes = threading.RLock()
+replacing = threading.RLock()
 """Held while a file is given another ``Opened``, and during a fork."""
 
 
 class Opened:
     """A file that is open, or will be at the first call.
 
-    Who holds ``lock`` may use the connection. ``moving``: held during a checkpoint. ``opener``: the
+    Who holds ``lock`` may use the connection. ``caller``: the thread that does so in place, and may
+    be interrupted by a signal's handler. ``moving``: held during a checkpoint. ``opener``: the
     name that this process has in the file. ``bytes_in_log``: about how many the write-ahead log
     has. ``log_is_moved``: whether the next write begins the log anew, for which SQLite waits for
     the disk. ``is_over``: whether it was closed, or is of the process from which this one was
@@ -37,17 +38,18 @@ class Opened:
     def __init__(self) -> None:
         self.lock, self.moving = threading.Lock(), threading.Lock()
         self.connection: sqlite3.Connection | None = None
+        self.caller: int | None = None
         self.opener = ""
         self.bytes_in_log = 0
         self.log_is_moved = False
         self.is_over = False
         self._thread: ThreadPoolExecutor | None = None
-        with changes:
+        with replacing:
             _all.add(self)
 
     def submit(self, call: Callable[[Opened], T]) -> Future[T] | None:
         """Have the thread make a call, after those before; ``None`` if the file was closed."""
-        with changes:
+        with replacing:
             if self.is_over:
                 return None
             if self._thread is None:
@@ -56,7 +58,7 @@ class Opened:
 
     def close(self, close: Callable[[Opened], T]) -> Future[T] | None:
         """Have the thread make its last call; ``None`` if it has made none."""
-        with changes:
+        with replacing:
             if self._thread is None:
                 return None
             closing = self.submit(close)
@@ -75,27 +77,28 @@ def id_of(path: str) -> tuple[int, int]:
 
 
 _all: WeakSet[Opened] = WeakSet()
-_held: list[threading.Lock] = []  # during a fork
+_held: list[list[threading.Lock]] = []  # during a fork, and one within it in a signal's handler
 _inherited: list[Opened] = []  # with connections that could not be closed; SQLite forbids it now
 
 
 def _before_fork() -> None:
-    changes.acquire()
+    replacing.acquire()
+    held: list[threading.Lock] = []
+    _held.append(held)
     for opened in _all:
-        locks = [
-            lock for lock in (opened.moving, opened.lock) if lock.acquire(timeout=FORK_PATIENCE)
-        ]
-        _held.extend(locks)
-        if opened.lock in locks and opened.connection is not None:
+        if opened.caller == threading.get_ident():  # in a handler: it would wait for itself
+            continue
+        locks = (opened.moving, opened.lock)
+        held += [lock for lock in locks if lock.acquire(timeout=FORK_PATIENCE)]
+        if opened.lock in held and opened.connection is not None:
             opened.connection.close()
             opened.connection = None
 
 
 def _after_fork() -> None:
-    for lock in _held:
+    for lock in _held.pop():
         lock.release()
-    _held.clear()
-    changes.release()
+    replacing.release()
 
 
 def _after_fork_in_child() -> None:

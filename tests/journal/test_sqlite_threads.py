@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from taskiq_flow import JournalError, Lease, SqliteJournal
-from taskiq_flow.journal import sqlite_file
+from taskiq_flow.journal import sqlite_file, sqlite_opened
 
 LEASE = Lease("engine", 60.0)
 
@@ -99,6 +99,25 @@ def test_a_fork_waits_for_what_the_thread_of_a_file_does(path: Path) -> None:
     assert asyncio.run(read_and_close()) == 0
     forking.join(10)
     assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 0
+
+
+async def test_a_fork_in_the_middle_of_a_write_does_not_wait_for_its_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler of a signal may fork."""
+    monkeypatch.setattr(sqlite_opened, "FORK_PATIENCE", -1)  # without end
+    file = sqlite_file.SqliteFile(path, fsync=False)
+    await thread_of(file)
+
+    def fork(_: sqlite3.Connection) -> int:
+        if not (child := os.fork()):
+            os._exit(0)
+        return child
+
+    child = await file.write(fork)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    await file.aclose()
 
 
 # Loops and threads
