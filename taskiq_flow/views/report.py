@@ -223,14 +223,16 @@ def _held_back_by(stage: Stage, view: RunView) -> tuple[str, float] | None:
     A generator waits where its items are not taken, and that is part of how long it ran. Returns
     the map's name, and for how many of these seconds one of its elements at least was queued.
     """
-    end = view.nodes[stage.name].ended_at or 0.0
+    generator = view.nodes[stage.name]
+    if generator.elements is not None or generator.ended_at is None:
+        return None
     takers = [
         (min(node.elements.queueing, stage.running), name)
         for name, node in view.nodes.items()
         if stage.name in view.edges.get(name, ())
         and node.elements is not None
         and node.began_at is not None
-        and node.began_at < end
+        and node.began_at < generator.ended_at
     ]
     queued, name = max(takers, default=(0.0, ""))
     return (name, queued) if queued > stage.running / 2 else None
@@ -273,7 +275,8 @@ def _place_text(view: RunView) -> str:
     if view.in_memory:
         return (
             "a thread of the InMemoryBroker, which has 4 unless it is made with "
-            "sync_tasks_pool_size=, or for a process under in_process(limit=)"
+            "sync_tasks_pool_size=, for a process under in_process(limit=), or, if they are async, "
+            "for the event loop"
         )
     return "a worker; more workers, or fewer other tasks on them, would help"
 

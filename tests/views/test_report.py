@@ -349,8 +349,8 @@ def test_elements_that_wait_for_threads_show_as_queued_in_the_table_and_in_the_s
     assert (report.nodes["slow"].waiting, report.nodes["slow"].queued) == (0.0, 28.0)
     assert report.sentence == (
         "7.000 s of 8.000 s passed while slow was queued: tasks waited for a thread of the "
-        "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, or for a "
-        "process under in_process(limit=)."
+        "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, for a process "
+        "under in_process(limit=), or, if they are async, for the event loop."
     )
 
 
@@ -381,6 +381,18 @@ def test_a_generator_whose_items_are_taken_at_once_took_the_time_itself() -> Non
         RunFinished("r", 8.0, "completed", None),
     )
     assert RunReport.of(view).sentence.endswith("-> hashed, of which paths took 7.000 s.")
+
+
+def test_a_map_is_not_held_back_by_the_map_behind_it() -> None:
+    mapped, edges = {"read": 1, "hashed": 1}, {"hashed": ("read",)}
+    elements = elements_of("read", (0.0, 0.0, 1.0), (0.0, 0.0, 8.0))
+    behind = elements_of("hashed", (1.0, 7.0, 7.5), (8.0, 8.0, 8.5))
+    view = view_of(
+        started("read", "hashed", mapped=mapped, edges=edges),
+        *sorted([*elements, *behind], key=lambda event: event.at),
+        RunFinished("r", 8.5, "completed", None),
+    )
+    assert RunReport.of(view).sentence.endswith("-> hashed, of which read took 8.000 s.")
 
 
 def test_an_element_that_failed_after_it_had_run_longest_is_named() -> None:
