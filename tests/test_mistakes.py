@@ -368,6 +368,21 @@ def test_a_misspelled_key_of_a_node_is_told_with_the_output_that_was_meant() -> 
         run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"page": "a"}))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "key"), [(["page", "path"], "path"), ({"page": "page", "path": "file"}, "file")]
+)
+def test_a_key_of_a_parameter_with_a_default_may_be_left_out_of_inputs(
+    inputs: Any, key: str
+) -> None:
+    dag = DAGBuilder().node(lambda page, path="x": page, name="save", inputs=inputs).build()
+    with pytest.raises(MissingInputError) as caught:
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"page": "a"}))
+    assert str(caught.value).endswith(
+        f"pass it as an input, or add a node with output='{key}', or leave it out of inputs=: "
+        "parameter 'path' has a default"
+    )
+
+
 async def pages(page: str) -> list[Any]:
     return [page]
 

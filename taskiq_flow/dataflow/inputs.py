@@ -9,6 +9,7 @@ from taskiq_flow.dataflow.map_hints import how_to_map
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES, Plan
 from taskiq_flow.dataflow.rows import Source, as_source, not_lists
+from taskiq_flow.dataflow.tasks import task_info
 from taskiq_flow.errors import (
     InputConflictError,
     InputError,
@@ -165,7 +166,7 @@ def _missing(node: DAGNode, key: str, given: str | None, whole: Plan, values: It
     who, known = f"node {node.task_name!r} needs", list(whole.producers)
     if key not in {*node.binding.keys, *node.waits_for}:  # the parameters of a condition are keys
         who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
-    hint = did_you_mean(key, known) or _how_to_give(key, whole)
+    hint = did_you_mean(key, known) or _how_to_give(key, whole) + _default_hint(node, key)
     if key in node.map_over and (key, key) in node.binding.keyword:
         whole_list = closest(key, [*whole.producers, *values])
         if whole_list is not None:
@@ -180,6 +181,17 @@ def _how_to_give(key: str, whole: Plan) -> str:
         name, names = key.removesuffix(FAILURES), [node.task_name for node in whole.order]
         return f"; no node is called {name!r}{did_you_mean(name, names)}"
     return f"; pass it as an input, or add a node with output={key!r}"
+
+
+def _default_hint(node: DAGNode, key: str) -> str:
+    """How to have the default of a parameter that ``inputs=`` gives a key, if it has one."""
+    if key not in node.binding.required_keys:
+        return ""
+    name = next((name for name, bound in node.binding.keyword if bound == key), key)
+    for parameter in task_info(node.task).parameters[0]:
+        if parameter.name == name and parameter.default is not parameter.empty:
+            return f", or leave it out of inputs=: parameter {name!r} has a default"
+    return ""
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -32,7 +32,9 @@ def error_text(error: dict[str, str] | None) -> str:
     """An error's type, and the first line of its message."""
     if error is None:
         return ""
-    first = without_python(error["message"]).strip().partition("\n")[0][:_LONGEST_ERROR]
+    first = without_python(error["message"]).strip().partition("\n")[0]
+    if len(first) > _LONGEST_ERROR:
+        first = f"{first[:_LONGEST_ERROR]}…"
     return one_line(f"{error['type']}: {first}" if first else error["type"])
 
 

@@ -197,9 +197,45 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
             return f"{seconds:.3f} s {of_all} have passed since {name} was sent; it goes on."
         return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
     longest = max(path, key=lambda stage: stage.running)
+    node = view.nodes[longest.name]
+    failed = _failed_element(node, longest.running)
     share = "" if len(path) == 1 else f", of which {longest.name} took {longest.running:.3f} s"
-    again = _again_text(view.nodes[longest.name])
-    return f"{running:.3f} s {of_all} went into running {names}{share}{again}."
+    if failed is not None and failed.error is not None:
+        share = f", of which {failed.name} took {longest.running:.3f} s until it failed with "
+        share += failed.error["type"]
+    elif (found := _held_back_by(longest, view)) is not None:
+        taker, queued = found
+        share += f" while elements of {taker} were queued for {queued:.3f} s: tasks waited for "
+        share += _place_text(view)
+    return f"{running:.3f} s {of_all} went into running {names}{share}{_again_text(node)}."
+
+
+def _failed_element(node: NodeView, seconds: float) -> NodeView | None:
+    """The element that ran longest of a mapped node, if it failed."""
+    records = () if node.elements is None else node.elements.records.values()
+    failed = [each for each in records if each.state == "failed" and each.running >= seconds]
+    return max(failed, key=lambda each: each.running, default=None)
+
+
+def _held_back_by(stage: Stage, view: RunView) -> tuple[str, float] | None:
+    """The map over the items of a generator that was queued for most of the generator's time.
+
+    A generator waits where its items are not taken, and that is part of how long it ran. Returns
+    the map's name, and for how many of these seconds one of its elements at least was queued.
+    """
+    generator = view.nodes[stage.name]
+    if generator.elements is not None or generator.ended_at is None:
+        return None
+    takers = [
+        (min(node.elements.queueing, stage.running), name)
+        for name, node in view.nodes.items()
+        if stage.name in view.edges.get(name, ())
+        and node.elements is not None
+        and node.began_at is not None
+        and node.began_at < generator.ended_at
+    ]
+    queued, name = max(takers, default=(0.0, ""))
+    return (name, queued) if queued > stage.running / 2 else None
 
 
 def _in_flight(view: RunView) -> tuple[str, float] | None:
@@ -230,13 +266,19 @@ def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, i
             f"went into waiting before {who} could be sent: for a place under max_parallel=, in "
             "pauses between attempts, for a cached result, or for items of a source."
         )
-    queued = f"passed while {who} {'was' if is_one else 'were'} queued: tasks waited for"
+    were = "was" if is_one else "were"
+    return f"passed while {who} {were} queued: tasks waited for {_place_text(view)}."
+
+
+def _place_text(view: RunView) -> str:
+    """What queued tasks wait for."""
     if view.in_memory:
         return (
-            f"{queued} a thread of the InMemoryBroker, which has 4 unless it is made with "
-            "sync_tasks_pool_size=, or for a process under in_process(limit=)."
+            "a thread of the InMemoryBroker, which has 4 unless it is made with "
+            "sync_tasks_pool_size=, for a process under in_process(limit=), or, if they are async, "
+            "for the event loop"
         )
-    return f"{queued} a worker; more workers, or fewer other tasks on them, would help."
+    return "a worker; more workers, or fewer other tasks on them, would help"
 
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:

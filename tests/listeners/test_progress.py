@@ -128,6 +128,17 @@ async def test_the_first_elements_that_failed_are_named_and_the_others_counted()
 
 
 @virtually
+async def test_a_message_that_is_cut_says_so() -> None:
+    async def crop(x: int) -> int:
+        raise ValueError("x" * (200 + x))
+
+    file = io.StringIO()
+    await run(mapped(crop), Progress(file), {"xs": range(2)})
+    errors = [line.partition("Error: ")[2] for line in without_times(file.getvalue())[1:-1]]
+    assert errors == ["x" * 200, "x" * 200 + "…"]
+
+
+@virtually
 async def test_of_many_changes_at_a_time_the_first_have_a_line_and_failures_go_first() -> None:
     async def odd() -> int:
         raise ValueError("odd")

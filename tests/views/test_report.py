@@ -18,6 +18,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeBegan,
     NodeCompleted,
+    NodeFailed,
     NodeRetried,
     NodeStarted,
     RunFinished,
@@ -348,8 +349,64 @@ def test_elements_that_wait_for_threads_show_as_queued_in_the_table_and_in_the_s
     assert (report.nodes["slow"].waiting, report.nodes["slow"].queued) == (0.0, 28.0)
     assert report.sentence == (
         "7.000 s of 8.000 s passed while slow was queued: tasks waited for a thread of the "
-        "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, or for a "
-        "process under in_process(limit=)."
+        "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, for a process "
+        "under in_process(limit=), or, if they are async, for the event loop."
+    )
+
+
+def test_a_generator_that_waited_for_its_items_to_be_taken_does_not_take_the_blame() -> None:
+    """Its items were there at once; one element of ``hashed`` runs at a time."""
+    view = view_of(
+        started("paths", "hashed", mapped={"hashed": 1}, edges={"hashed": ("paths",)}),
+        *(sent("paths", 0.0), began("paths", 0.0)),
+        *elements_of("hashed", *[(0.0, n, n + 1.0) for n in map(float, range(8))])[:-1],
+        completed("paths", 7.0),
+        NodeCompleted("r", 8.0, "hashed[7]", "", 7, index=7, attempt=1),
+        RunFinished("r", 8.0, "completed", None),
+    )
+    assert RunReport.of(view).sentence == (
+        "8.000 s of 8.000 s went into running paths -> hashed, of which paths took 7.000 s while "
+        "elements of hashed were queued for 7.000 s: tasks waited for a worker; more workers, or "
+        "fewer other tasks on them, would help."
+    )
+
+
+def test_a_generator_whose_items_are_taken_at_once_took_the_time_itself() -> None:
+    view = view_of(
+        started("paths", "hashed", mapped={"hashed": 1}, edges={"hashed": ("paths",)}),
+        *(sent("paths", 0.0), began("paths", 0.0)),
+        *elements_of("hashed", *[(n, n + 0.125, n + 1.0) for n in map(float, range(8))])[:-1],
+        completed("paths", 7.0),
+        NodeCompleted("r", 8.0, "hashed[7]", "", 7, index=7, attempt=1),
+        RunFinished("r", 8.0, "completed", None),
+    )
+    assert RunReport.of(view).sentence.endswith("-> hashed, of which paths took 7.000 s.")
+
+
+def test_a_map_is_not_held_back_by_the_map_behind_it() -> None:
+    mapped, edges = {"read": 1, "hashed": 1}, {"hashed": ("read",)}
+    elements = elements_of("read", (0.0, 0.0, 1.0), (0.0, 0.0, 8.0))
+    behind = elements_of("hashed", (1.0, 7.0, 7.5), (8.0, 8.0, 8.5))
+    view = view_of(
+        started("read", "hashed", mapped=mapped, edges=edges),
+        *sorted([*elements, *behind], key=lambda event: event.at),
+        RunFinished("r", 8.5, "completed", None),
+    )
+    assert RunReport.of(view).sentence.endswith("-> hashed, of which read took 8.000 s.")
+
+
+def test_an_element_that_failed_after_it_had_run_longest_is_named() -> None:
+    error = TaskLostError("it kills its worker", task_name="facts[1]")
+    view = view_of(
+        started("facts", "total", mapped={"facts": 1}, edges={"total": ("facts",)}),
+        *elements_of("facts", (0.0, 0.0, 1.0), (0.0, 0.0, 9.0))[:-1],
+        NodeFailed("r", 9.0, "facts[1]", "", error, 1, index=1),
+        *(sent("total", 9.0), began("total", 9.0), completed("total", 10.0)),
+        RunFinished("r", 10.0, "completed", None),
+    )
+    assert RunReport.of(view).sentence == (
+        "10.000 s of 10.000 s went into running facts -> total, of which facts[1] took 9.000 s "
+        "until it failed with TaskLostError."
     )
 
 

@@ -27,6 +27,7 @@ from taskiq_flow import (
     NodeBegan,
     NodeCompleted,
     NodeFailed,
+    NodeFailedError,
     NodeStarted,
     RunFinished,
     RunReader,
@@ -328,6 +329,34 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         assert seen.complaints == []
     with contextlib.suppress(Exception):
         await handle
+
+
+async def test_what_was_cancelled_is_not_done_as_in_the_list_of_runs(serve: Serve) -> None:
+    is_done = asyncio.Event()
+
+    async def each(n: int) -> None:
+        if n == 0:
+            is_done.set()
+        elif n == 1:
+            await is_done.wait()
+            raise ValueError("1 is odd")
+        else:
+            await asyncio.Event().wait()
+
+    dag = DAGBuilder("odd").node(each, inputs={"n": "ns"}, map_over="ns").build()
+    journal = MemoryJournal()
+    with pytest.raises(NodeFailedError):
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+        await engine.execute({"ns": range(4)}, run_id="r1")
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        await seen.page.get_by_role("cell", name="2/4").wait_for()
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait(DRAWN)
+        for place in (".top", "svg.graph .box", "#timeline li"):
+            assert "2/4" in (await seen.page.locator(place).first.text_content() or ""), place
 
 
 async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(

@@ -2,7 +2,7 @@
 // tiles above the edges, each painted by itself: a node that changes has no other tile painted anew.
 
 import { SIGNS } from "./api.js";
-import { endedOf, isEnded } from "./model.js";
+import { endedOf, isDone } from "./model.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const STATES = ["completed", "failed", "running", "queued", "cancelled", "skipped", "interrupted", "pending"];
@@ -127,8 +127,8 @@ export class Graph {
     if (drawn.bar) {
       const counts = countsOf(nodes);
       const total = Math.max(1, Object.values(counts).reduce((a, b) => a + b, 0));
-      const ended = STATES.filter(isEnded).reduce((sum, one) => sum + (counts[one] ?? 0), 0);
-      drawn.count.textContent = `${ended}/${total}`;
+      const done = STATES.filter(isDone).reduce((sum, one) => sum + (counts[one] ?? 0), 0);
+      drawn.count.textContent = `${done}/${total}`;
       const wide = box.width - 2 * PADDING - 8 * drawn.count.textContent.length;
       let x = 0;
       STATES.forEach((one, number) => {

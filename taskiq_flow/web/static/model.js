@@ -35,14 +35,14 @@ export class Model {
     return Math.max(0, this.left - (performance.now() - this.expected) / 1000);
   }
 
-  /** How many nodes and elements have ended, and how many are known. */
+  /** How many nodes and elements are done, and how many are known. */
   get progress() {
-    let [ended, known] = [0, 0];
+    let [done, known] = [0, 0];
     for (const { state, elements, ended_itself } of this.nodes.values()) {
-      ended += elements ? endedOf(elements) + Number(ended_itself) : Number(isEnded(state));
+      done += elements ? doneOf(elements) + Number(ended_itself) : Number(isDone(state));
       known += elements ? elements.known + Number(ended_itself) : 1;
     }
-    return [ended, known];
+    return [done, known];
   }
 
   /** How many nodes and elements have failed. */
@@ -143,8 +143,12 @@ const STATE_OF_END = {
 
 export const isEnded = (state) => !["pending", "queued", "running", "interrupted"].includes(state);
 
-export const endedOf = (elements) =>
-  elements.completed + elements.failed + elements.skipped + elements.cancelled;
+/** Whether a node counts as done, as in the list of runs: what was cancelled runs when it is resumed. */
+export const isDone = (state) => ["completed", "failed", "skipped"].includes(state);
+
+export const doneOf = (elements) => elements.completed + elements.failed + elements.skipped;
+
+export const endedOf = (elements) => doneOf(elements) + elements.cancelled;
 
 /** The mapped node of an element. */
 export const wholeOf = (name) => name.slice(0, name.lastIndexOf("[")) || name;

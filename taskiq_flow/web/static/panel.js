@@ -59,6 +59,11 @@ function valuePart(value) {
   return html`<span class="quiet">${about}</span><pre tabindex="0">${value.text}</pre>`;
 }
 
+/** The first 200 letters of a text, which says that it goes on. */
+function beginning(text) {
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}
+
 function elementsPart(node, select) {
   const states = ["completed", "failed", "running", "queued", "skipped", "cancelled", "interrupted"];
   const present = states.filter((state) => node.elements[state]);
@@ -67,7 +72,7 @@ function elementsPart(node, select) {
     <p class="facts">${present.map((state) => html`<span>${SIGNS[state]} ${node.elements[state]} ${state}</span> `)}</p>
     <ul class="values">${node.listed.map((element) => html`<li>
       ${status(element.state)} ${link(element.node, select)} ${element.item ? html`<bdi>(${element.item})</bdi>` : nothing}
-      ${element.error ? html`<span class="quiet">${element.error.type}: ${element.error.message.slice(0, 200)}</span>` : nothing}
+      ${element.error ? html`<span class="quiet">${element.error.type}: ${beginning(element.error.message)}</span>` : nothing}
     </li>`)}</ul>`;
 }
 

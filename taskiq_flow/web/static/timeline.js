@@ -2,7 +2,7 @@
 
 import { SIGNS, duration } from "./api.js";
 import { make } from "./graph.js";
-import { endedOf, isEnded, spansOf } from "./model.js";
+import { doneOf, isEnded, spansOf } from "./model.js";
 
 const WIDE = 1000;
 const MOST_ROWS = 1000;
@@ -96,7 +96,7 @@ export class Timeline {
     row.sign.textContent = SIGNS[node.state];
     row.sign.className = `sign ${node.state}`;
     const { elements } = node;
-    const count = elements ? `${endedOf(elements)}/${elements.known} · ` : "";
+    const count = elements ? `${doneOf(elements)}/${elements.known} · ` : "";
     const end = isEnded(node.state) ? spans.at(-1)?.[2] : now;
     const hasTimes = spans.length && node.state !== "skipped";
     row.took.textContent = count + (hasTimes ? duration(end - spans[0][1]) : node.state);
