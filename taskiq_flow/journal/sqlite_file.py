@@ -54,10 +54,10 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 _MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 
-_MOVE_ALL = "PRAGMA wal_checkpoint(FULL)"
+_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
 
-_MOVE_TIMEOUT = 0.1
-"""Seconds that a checkpoint waits for those who write, and that they wait for readers."""
+_EMPTYING_TIMEOUT = 0.1
+"""Seconds that emptying the log waits for others at most. No process can write meanwhile."""
 
 _BYTES_PER_WRITE = 16 * 1024
 """What a transaction adds to the log at least: some pages."""
@@ -89,10 +89,13 @@ CREATE TABLE IF NOT EXISTS openers (owner TEXT PRIMARY KEY, opened REAL NOT NULL
 """
 """The owners of open connections. If an owner's process has ended, it was killed."""
 
+_RENEW_OPENER = "UPDATE openers SET opened = ? WHERE owner = ?"
+
 _FORGET_OPENER = "DELETE FROM openers WHERE owner = ?"
 
 OPENER_EXPIRY = 30 * 24 * 3600.0
-"""Seconds after which an opener is removed whose process cannot be seen, in a container say."""
+"""Seconds after which an opener is removed whose process cannot be seen, in a container say. They
+count from when it opened the file or last emptied the log."""
 
 
 class _Turns(asyncio.Lock):
@@ -117,7 +120,6 @@ class SqliteFile:
         self.path = Path(path).absolute()
         self._path = str(self.path)
         self._fsync = fsync
-        self._file_id = (0, 0)  # of the file that is open
         self._opened = Opened()
         self._openings = self._writes = 0
         self._written_at = -math.inf
@@ -160,14 +162,12 @@ class SqliteFile:
         opened = self._current()
 
         def write(connection: sqlite3.Connection) -> T:
-            self._check_is_there()
             result = _in_transaction(connection, work)
             self._writes += 1  # here, as the caller may be cancelled meanwhile
             self._written_at = time.monotonic()
             return result
 
-        if self._fsync or size > IN_PLACE_BYTES or opened.log_is_moved:
-            opened.log_is_moved = False
+        if self._fsync or size > IN_PLACE_BYTES:
             result = await self.read(write)
         else:
             result = await self.look(write)
@@ -185,7 +185,8 @@ class SqliteFile:
         if opened.connection is not None and opened.lock.acquire(blocking=False):
             try:
                 opened.caller = threading.get_ident()
-                if opened.connection is not None:  # nobody has just closed it
+                # Nobody has just closed it, and it is the file that readers find.
+                if opened.connection is not None and not self._is_removed(opened):
                     with self._translated_errors():
                         return work(opened.connection)
             except JournalError as error:
@@ -201,6 +202,7 @@ class SqliteFile:
 
         def call(opened: Opened) -> T:
             with self._translated_errors(), opened.lock:
+                self._leave_if_removed(opened)
                 return _when_free(lambda: work(opened.connection or self._open(opened)))
 
         while (called := self._current().submit(call)) is None:
@@ -238,34 +240,42 @@ class SqliteFile:
 
     # In the file's thread
 
+    def _is_removed(self, opened: Opened) -> bool:
+        """Whether the file that is open has another name by now, or none."""
+        return id_of(self._path) != opened.file_id
+
+    def _leave_if_removed(self, opened: Opened) -> None:
+        """Close a file in which nobody would find what is written."""
+        if opened.connection is None or not self._is_removed(opened):
+            return
+        logger.warning(
+            "the journal %s was removed or replaced while it was open; it is opened anew", self.path
+        )
+        opened.connection.close()
+        opened.connection, opened.opener = None, ""
+
     def _checkpoint(self, opened: Opened) -> None:
         """Move the write-ahead log into the file, as far as no reader needs it.
 
         This waits for the disk, while writes go on. The log begins anew only if all of it was
-        moved: so what they have added is moved while nobody writes, here and in other processes.
+        moved: so what they have added is moved while neither this process nor another writes.
+        The first write to a new log waits for the disk once more, so it is made here.
         """
         try:
-            with opened.moving, contextlib.closing(self._connect("rw")) as connection:
-                connection.execute(f"PRAGMA busy_timeout = {_MOVE_TIMEOUT * 1000:.0f}")
+            connecting = contextlib.closing(self._connect("rw", _EMPTYING_TIMEOUT))
+            with opened.moving, connecting as connection:
                 _, pages, moved = connection.execute(_MOVE).fetchone()
                 if moved > pages / 2:  # else a reader needs the rest, and all would wait for it
-                    is_busy, pages, moved = connection.execute(_MOVE_ALL).fetchone()
-                    opened.log_is_moved = not is_busy and pages == moved
+                    with opened.lock, connection:
+                        connection.execute(_EMPTY).fetchone()
+                        connection.execute(_RENEW_OPENER, (time.time(), opened.opener))
         except sqlite3.Error as error:  # the log grows, and the next call moves more
             logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
 
-    def _check_is_there(self) -> None:
-        """Check that the path still is that of the open file."""
-        if id_of(self._path) != self._file_id:
-            raise JournalError(
-                f"the journal {self.path} was removed or replaced while it was open, so nothing "
-                "is written to it; put the file back, or close the journal (aclose) first"
-            )
-
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, mode: str, timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
         """A further connection to the file, which must exist."""
         location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        return sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
+        return sqlite3.connect(location, uri=True, timeout=timeout)
 
     def _open(self, opened: Opened) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size:
@@ -285,7 +295,7 @@ class SqliteFile:
         except BaseException:  # whatever it is, the file must not stay open
             connection.close()
             raise
-        self._file_id = id_of(self._path)
+        opened.file_id = id_of(self._path)
         self._openings += 1
         opened.connection = connection
         return connection

@@ -28,20 +28,19 @@ class Opened:
     """A file that is open, or will be at the first call.
 
     Who holds ``lock`` may use the connection. ``caller``: the thread that does so in place, and may
-    be interrupted by a signal's handler. ``moving``: held during a checkpoint. ``opener``: the
-    name that this process has in the file. ``bytes_in_log``: about how many the write-ahead log
-    has. ``log_is_moved``: whether the next write begins the log anew, for which SQLite waits for
-    the disk. ``is_over``: whether it was closed, or is of the process from which this one was
-    forked.
+    be interrupted by a signal's handler. ``moving``: held during a checkpoint. ``file_id``: tells
+    the file from others that have its name later. ``opener``: the name that this process has in
+    it. ``bytes_in_log``: about how many the write-ahead log has. ``is_over``: whether it was
+    closed, or is of the process from which this one was forked.
     """
 
     def __init__(self) -> None:
         self.lock, self.moving = threading.Lock(), threading.Lock()
         self.connection: sqlite3.Connection | None = None
         self.caller: int | None = None
+        self.file_id = (0, 0)
         self.opener = ""
         self.bytes_in_log = 0
-        self.log_is_moved = False
         self.is_over = False
         self._thread: ThreadPoolExecutor | None = None
         with replacing:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import JournalError, Lease, SqliteJournal
+from taskiq_flow import Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file, sqlite_opened
 
 LEASE = Lease("engine", 60.0)
@@ -184,19 +184,6 @@ def test_a_journal_may_be_closed_in_one_thread_while_others_use_it(path: Path) -
 # Writes
 
 
-@pytest.mark.parametrize("is_replaced", [False, True])
-async def test_nothing_is_written_to_a_file_that_was_removed(path: Path, is_replaced: bool) -> None:
-    """It would be lost with the file."""
-    journal = SqliteJournal(path)
-    await journal.create("run", LEASE, b"chunk")
-    path.unlink()
-    if is_replaced:
-        path.touch()
-    with pytest.raises(JournalError, match="was removed or replaced while it was open"):
-        await journal.append("run", LEASE, b"more")
-    await journal.aclose()
-
-
 async def test_a_write_whose_caller_was_cancelled_is_seen(path: Path) -> None:
     journal = SqliteJournal(path)
     await journal.create("run", LEASE, b"chunk")
@@ -244,18 +231,3 @@ async def test_the_write_ahead_log_is_emptied_while_another_process_writes_as_we
         await asyncio.to_thread(writing.join)
     assert Path(f"{path}-wal").stat().st_size < 8 * most
     await journal.aclose()
-
-
-async def test_the_write_that_waits_for_the_disk_as_it_begins_the_log_anew_keeps_no_loop_waiting(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, here = sqlite_file.SqliteFile(path, fsync=False), threading.current_thread().name
-    await thread_of(file)
-    assert await thread_of(file) == here
-    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", 0)
-    await thread_of(file)
-    await file.read(lambda _: None)  # behind the checkpoint
-    monkeypatch.undo()
-    assert await thread_of(file) != here
-    assert await thread_of(file) == here
-    await file.aclose()
