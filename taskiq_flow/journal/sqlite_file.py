@@ -55,6 +55,11 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 _MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 
+_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
+
+_EMPTYING_TIMEOUT = 0.1
+"""Seconds that emptying the log waits for readers at most. No process can write meanwhile."""
+
 _BYTES_PER_WRITE = 16 * 1024
 """What a transaction adds to the log at least: some pages."""
 
@@ -85,10 +90,13 @@ CREATE TABLE IF NOT EXISTS openers (owner TEXT PRIMARY KEY, opened REAL NOT NULL
 """
 """The owners of open connections. If an owner's process has ended, it was killed."""
 
+_RENEW_OPENER = "UPDATE openers SET opened = ? WHERE owner = ?"
+
 _FORGET_OPENER = "DELETE FROM openers WHERE owner = ?"
 
 OPENER_EXPIRY = 30 * 24 * 3600.0
-"""Seconds after which an opener is removed whose process cannot be seen, in a container say."""
+"""Seconds after which an opener is removed whose process cannot be seen, in a container say. They
+count from when it opened the file or last emptied the log."""
 
 
 class _Opened:
@@ -236,20 +244,22 @@ class SqliteFile:
         """Move the write-ahead log into the file, as far as no reader needs it.
 
         This waits for the disk, while writes go on. The log begins anew only if all of it was
-        moved: so what they have added is moved while there are none.
+        moved: so what they have added is moved while neither this process nor another writes.
+        The first write to a new log waits for the disk once more, so it is made here.
         """
         try:
-            with contextlib.closing(self._connect("rw")) as connection:
+            with contextlib.closing(self._connect("rw", _EMPTYING_TIMEOUT)) as connection:
                 connection.execute(_MOVE).fetchone()
-                with opened.lock:
-                    connection.execute(_MOVE).fetchone()
+                with opened.lock, connection:
+                    connection.execute(_EMPTY).fetchone()
+                    connection.execute(_RENEW_OPENER, (time.time(), opened.opener))
         except sqlite3.Error as error:  # the log grows, and the next call moves more
             logger.debug("the write-ahead log of %s was not moved: %s", self.path, error)
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, mode: str, timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
         """A further connection to the file, which must exist."""
         location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        return sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
+        return sqlite3.connect(location, uri=True, timeout=timeout)
 
     def _open(self, opened: _Opened) -> sqlite3.Connection:
         if self.path.exists() and self.path.stat().st_size:

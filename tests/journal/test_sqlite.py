@@ -556,6 +556,74 @@ async def test_the_write_ahead_log_is_emptied_while_the_file_is_written(
     await journal.aclose()
 
 
+def _size_of_log(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+async def test_the_first_write_to_a_new_log_is_made_in_the_thread_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the disk, as SQLite syncs the log's header."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", 256 * 1024)
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+    sizes = []
+    for _ in range(20):
+        await journal.append("run", LEASE, bytes(20_000))
+        await journal.file.read(lambda _: None)  # behind a checkpoint
+        sizes.append(_size_of_log(path))
+    assert 0 < min(sizes[10:]) <= 3 * PAGE
+    await journal.aclose()
+
+
+async def test_the_log_is_as_small_as_before_once_nobody_reads_what_is_old(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """loreai 1221 and codebase-memory-mcp 1083: it kept its size for as long as it was used."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", most := 256 * 1024)
+    monkeypatch.setattr(sqlite_file, "_EMPTYING_TIMEOUT", 0.01)
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+
+    async def fill() -> int:
+        for _ in range(60):
+            await journal.append("run", LEASE, bytes(20_000))
+        await journal.file.read(lambda _: None)
+        return _size_of_log(path)
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM runs").fetchone()
+        assert await fill() > 4 * most
+    assert await fill() < 2 * most
+    await journal.aclose()
+
+
+async def test_the_log_is_emptied_also_while_another_process_writes_all_the_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """context-mode 560: the log of several processes grew for as long as they wrote."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", most := 256 * 1024)
+    journal, has_ended = SqliteJournal(path), threading.Event()
+    await journal.create("run", LEASE, b"")
+
+    def write() -> None:
+        with contextlib.closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as other:
+            other.execute("PRAGMA wal_autocheckpoint = 0")
+            while not has_ended.is_set():
+                other.execute("UPDATE runs SET tags = '' WHERE run_id = ?", (b"run",))
+
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    sizes = []
+    for _ in range(100):
+        await journal.append("run", LEASE, bytes(20_000))
+        sizes.append(_size_of_log(path))
+    has_ended.set()
+    await writing
+    assert min(sizes[50:]) < most < max(sizes)
+    await journal.aclose()
+
+
 async def test_a_checkpoint_that_fails_fails_no_run(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
