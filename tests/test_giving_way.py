@@ -89,7 +89,7 @@ async def test_calls_at_once_are_given_way_together(clocks: Clocks) -> None:
 
 
 async def test_a_run_goes_on_while_all_threads_of_anyio_wait_for_it() -> None:
-    """fastapi 3205 and zenml 3685: what was ready waited for a thread, as all of them were waiting."""
+    """fastapi 3205 and zenml 3685: what was ready waited for a thread, as all others waited."""
     released, large = threading.Event(), list(range(5_000))
     tokens = to_thread.current_default_thread_limiter()
     waiting = [

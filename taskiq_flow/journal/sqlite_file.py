@@ -100,11 +100,15 @@ count from when it opened the file or last emptied the log."""
 
 
 class _Opened:
-    """What is known of a file that is open. Who holds ``lock`` may use the connection."""
+    """What is known of a file that is open. Who holds ``lock`` may use the connection.
+
+    ``identity``: tells this file from others that have its name later.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
+        self.identity: tuple[int, int] | None = None
         self.opener = ""
         self.bytes_in_log = 0
 
@@ -182,8 +186,9 @@ class SqliteFile:
         opened = self._opened
         if opened.connection is not None and opened.lock.acquire(blocking=False):
             try:
-                with self._translated_errors():
-                    return work(opened.connection)
+                if opened.connection is not None and not self._is_removed(opened):
+                    with self._translated_errors():
+                        return work(opened.connection)
             except JournalError as error:
                 if not _is_busy(error.__cause__):
                     raise
@@ -198,6 +203,7 @@ class SqliteFile:
 
         def call() -> T:
             with self._translated_errors(), opened.lock:
+                self._leave_if_removed(opened)
                 return _when_free(lambda: work(opened.connection or self._open(opened)))
 
         if self._thread is None:
@@ -212,6 +218,15 @@ class SqliteFile:
             self._pid, self._thread = os.getpid(), None
             self._inherited.append(self._opened)
             self._opened = _Opened()
+
+    def _is_removed(self, opened: _Opened) -> bool:
+        """Whether the file that is open has another name by now, or none."""
+        try:
+            return opened.identity != _identity(self.path)
+        except FileNotFoundError:
+            return True
+        except OSError:  # nothing tells, and the connection works
+            return False
 
     async def changes(self) -> tuple[int, int, int]:
         """What is another value once something was written to the file."""
@@ -239,6 +254,16 @@ class SqliteFile:
         thread.shutdown(wait=False)
 
     # In the file's thread
+
+    def _leave_if_removed(self, opened: _Opened) -> None:
+        """Close a file in which nobody would find what is written."""
+        if opened.connection is None or not self._is_removed(opened):
+            return
+        logger.warning(
+            "the journal %s was removed or replaced while it was open; it is opened anew", self.path
+        )
+        opened.connection.close()
+        opened.connection = None
 
     def _checkpoint(self, opened: _Opened) -> None:
         """Move the write-ahead log into the file, as far as no reader needs it.
@@ -278,6 +303,7 @@ class SqliteFile:
             connection.close()
             raise
         opened.bytes_in_log = Path(f"{self.path}-wal").stat().st_size
+        opened.identity = _identity(self.path)
         opened.connection = connection
         return connection
 
@@ -380,6 +406,11 @@ def _close(opened: _Opened) -> None:
             with contextlib.suppress(sqlite3.Error):  # then the next open checks the file
                 _when_free(lambda: connection.execute(_FORGET_OPENER, (opened.opener,)))
             connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _when_free(call: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
+from taskiq_flow import ExecutionEngine, JournalError, Lease, RunNotFoundError, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.lease import new_owner
@@ -462,6 +462,39 @@ async def test_a_relative_path_stays_where_it_was_given(
     await journal.aclose()
     assert (tmp_path / "runs.db").exists()
     assert not (tmp_path / "elsewhere" / "runs.db").exists()
+
+
+@pytest.mark.parametrize("kind", ["removed", "removed with its log", "renamed", "replaced"])
+async def test_a_file_that_is_removed_while_it_is_open_is_made_anew(
+    path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mlflow 4808: what was written then was nowhere."""
+    journal, other = SqliteJournal(path), SqliteJournal(path)
+    await journal.create("before", LEASE, b"chunk")
+    match kind:
+        case "renamed":
+            path.rename(path.with_name("old.db"))
+        case "replaced":
+            replacement = SqliteJournal(path.with_name("new.db"))
+            await replacement.create("given", LEASE, b"chunk")
+            await replacement.aclose()
+            replacement.file.path.replace(path)
+        case _:
+            path.unlink()
+    if kind in ("removed with its log", "replaced"):
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink()
+    with pytest.raises(RunNotFoundError, match="the journal has no run 'before'"):
+        await journal.append("before", LEASE, b"more")
+    await journal.create("after", LEASE, b"chunk")
+    expected = ["given", "after"] if kind == "replaced" else ["after"]
+    assert await other.run_ids() == await journal.run_ids() == expected
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"the journal {path} was removed or replaced while it was open; it is opened anew"
+    )
+    await journal.aclose()
+    await other.aclose()
 
 
 def test_a_journal_that_was_used_goes_on_in_a_forked_process(path: Path) -> None:
