@@ -464,6 +464,19 @@ async def test_a_relative_path_stays_where_it_was_given(
     assert not (tmp_path / "elsewhere" / "runs.db").exists()
 
 
+async def test_a_copy_by_sqlite_is_a_journal_also_while_the_file_is_used(path: Path) -> None:
+    """oq-engine 11752: a copy of the file alone had nothing of what was newest."""
+    journal, copy = SqliteJournal(path), path.with_name("copy.db")
+    await journal.create("run", LEASE, b"chunk")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    await journal.append("run", LEASE, b"later")
+    copied = SqliteJournal(copy)
+    assert [chunk async for chunk in copied.read("run")] == [b"chunk"]
+    await copied.aclose()
+    await journal.aclose()
+
+
 @pytest.mark.parametrize("kind", ["removed", "removed with its log", "renamed", "replaced"])
 async def test_a_file_that_is_removed_while_it_is_open_is_made_anew(
     path: Path, kind: str, caplog: pytest.LogCaptureFixture
