@@ -56,5 +56,5 @@ def test_what_other_libraries_take_for_a_sqlite_file_is_refused(path: str) -> No
     """mlflow 12783 and 5917: they became files of these names, or were refused in a run."""
     with pytest.raises(ValueError, match="is not the path of a SQLite file; give one"):
         SqliteJournal(path)
-    with pytest.raises(ValueError, match="journal is|is not the path"):
+    with pytest.raises(ValueError, match=r"journal is|is not the path"):
         as_journal(path)
