@@ -14,7 +14,7 @@ from taskiq_flow.dataflow.axes import lists_of
 from taskiq_flow.elements.element import Element
 from taskiq_flow.elements.elements import Elements
 from taskiq_flow.elements.generator_items import GeneratorItems
-from taskiq_flow.elements.groups import Cursor, Group, Mapped
+from taskiq_flow.elements.group import Cursor, Group, Mapped
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.run_spec import Items
 

@@ -76,8 +76,8 @@ class _Giver:
     """Gives way on one loop while calls are in threads."""
 
     def __init__(self) -> None:
-        self._begun = 0
-        self._ended = deque[None]()  # grows in threads
+        self._under_way = 0
+        self._ended = deque[None]()  # since the last look; grows in threads
         self._is_looking = False
         self._seconds = OFTEN
         self._seen = self._used = 0.0
@@ -86,7 +86,7 @@ class _Giver:
         self, loop: asyncio.AbstractEventLoop, called: Future[Any] | asyncio.Future[Any]
     ) -> None:
         """One more call has begun."""
-        self._begun += 1
+        self._under_way += 1
         called.add_done_callback(lambda _: self._ended.append(None))
         if not self._is_looking:
             self._is_looking = True
@@ -94,9 +94,11 @@ class _Giver:
             loop.call_later(OFTEN, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        if len(self._ended) == self._begun:
-            self._begun, self._is_looking = 0, False
-            self._ended.clear()
+        for _ in range(len(self._ended)):
+            self._ended.popleft()
+            self._under_way -= 1
+        if not self._under_way:
+            self._is_looking = False
             return
         seen, used = time.monotonic(), time.thread_time()
         is_busy = used - self._used > (seen - self._seen) / 2

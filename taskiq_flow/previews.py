@@ -163,7 +163,8 @@ def _cut(part: str) -> str:
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
 _MACHINERY = re.compile(
     r"[/\\](lib|site-packages|dist-packages)[/\\](python3[.\d]*[/\\])?"
-    r"(taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]",
+    r"((taskiq|taskiq_flow|taskiq_dependencies|anyio|asyncio|concurrent[/\\]futures)[/\\]"
+    r"|contextlib\.py$)",
     re.IGNORECASE,
 )
 """A file of what calls tasks. It is installed: a folder of the user's may have such a name."""
@@ -177,7 +178,7 @@ def of_the_users(text: str) -> str:
     is_before, is_machinery = True, False
     for line in text.rstrip().splitlines():
         if frame := _FRAME.match(line):
-            is_machinery = is_before and _is_machinery(frame["file"])
+            is_machinery = is_before and calls_tasks(frame["file"])
             is_before = is_machinery
         elif not line.startswith(" "):
             is_before, is_machinery = True, False
@@ -186,7 +187,8 @@ def of_the_users(text: str) -> str:
     return "\n".join(kept)
 
 
-def _is_machinery(file: str) -> bool:
+def calls_tasks(file: str) -> bool:
+    """Whether a file is of what calls tasks, and not the user's or another library's."""
     return file.startswith(_HERE) or _MACHINERY.search(file) is not None
 
 

@@ -162,7 +162,8 @@ def report(error: Exception) -> None:
         if not isinstance(failure, errors.ServerUnreachableError)  # raised in no code of the user's
     }
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
-        if failure.__traceback__ is not None or failure.__cause__ is not None:
+        has_frames = failure.__traceback__ is not None or hasattr(failure, "__notes__")
+        if has_frames or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
             shown = shown_error(failure)
             if shown is not None:

@@ -8,7 +8,7 @@ from taskiq_flow.dataflow.axes import Path, element_name
 from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.elements.cells import ABSENT
 from taskiq_flow.elements.element import Element, Gathering
-from taskiq_flow.elements.groups import Gathers, Mapped
+from taskiq_flow.elements.group import Gathers, Mapped
 
 
 class Additions:

@@ -9,7 +9,8 @@ from taskiq_flow.dataflow.ready_set import COMPLETED
 from taskiq_flow.dataflow.rows import Row, Zipped
 from taskiq_flow.elements.cells import ABSENT
 from taskiq_flow.elements.ends import ElementEnds
-from taskiq_flow.elements.groups import Cursor, Group, Groups, Within
+from taskiq_flow.elements.group import Cursor, Group, Within
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 
 

@@ -19,7 +19,8 @@ from taskiq_flow.elements.awaited_lists import AwaitedLists
 from taskiq_flow.elements.element import Element, Unreached
 from taskiq_flow.elements.ends import ElementEnds, EndsListener
 from taskiq_flow.elements.generator_items import GeneratorItems
-from taskiq_flow.elements.groups import Cursor, Group, Groups, Mapped
+from taskiq_flow.elements.group import Cursor, Group, Mapped
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Backlog, Room
 from taskiq_flow.elements.values import ElementValues

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from taskiq_flow.dataflow.axes import Path
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.elements.groups import Group, Groups, Mapped
+from taskiq_flow.elements.group import Group, Mapped
+from taskiq_flow.elements.groups import Groups
 
 
 class EndOrder:

@@ -12,7 +12,8 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.dataflow.rows import Zipped
 from taskiq_flow.elements.element import Element, Unreached
 from taskiq_flow.elements.end_order import EndOrder
-from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.elements.group import Cursor, Gathers, Group, Mapped
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.values import ElementValues, sizes_after
 from taskiq_flow.errors import OutputShapeError

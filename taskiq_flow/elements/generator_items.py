@@ -13,7 +13,8 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.elements.awaited_lists import AwaitedLists
 from taskiq_flow.elements.element import Element
 from taskiq_flow.elements.ends import ElementEnds
-from taskiq_flow.elements.groups import Group, Groups
+from taskiq_flow.elements.group import Group
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.growing import GrowingRows
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Room

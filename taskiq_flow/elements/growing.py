@@ -9,7 +9,8 @@ from taskiq_flow.dataflow.axes import Axis, Path, parts_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.rows import Row
-from taskiq_flow.elements.groups import Group, Groups
+from taskiq_flow.elements.group import Group
+from taskiq_flow.elements.groups import Groups
 
 
 class GrowingRows:

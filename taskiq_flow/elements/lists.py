@@ -8,7 +8,7 @@ from typing import Any
 from taskiq_flow.dataflow.axes import Axis, Path
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
-from taskiq_flow.elements.groups import Group
+from taskiq_flow.elements.group import Group
 from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.values.isolation import Take, detaching
 

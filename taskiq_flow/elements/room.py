@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from taskiq_flow.dataflow.axes import lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.elements.groups import Group, Groups
+from taskiq_flow.elements.group import Group
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 
 

@@ -12,7 +12,8 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join
 from taskiq_flow.elements.cells import ABSENT, Cells
 from taskiq_flow.elements.element import Element, failure_within, place_of
-from taskiq_flow.elements.groups import Group, Groups, Mapped, Taking
+from taskiq_flow.elements.group import Group, Mapped, Taking
+from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.events import Failure
 

@@ -7,6 +7,7 @@ has a label of that name; the error of one stands there beside the form that tas
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -22,11 +23,13 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import MAX_DEPTH, is_plain
 from taskiq_flow.values.size import is_large
 from taskiq_flow.values.store import StoredObject, ValueStore
+from taskiq_flow.values.worker_traceback import add_note, worker_traceback
 
 VALUES = "taskiq_flow_values"
 """The keyword argument of an encoded call, and the label of an encoded result."""
 
-_VALUE, _REFERENCES, _SEAL, _OBJECT, _ERROR = "value", "references", "seal", "object", "error"
+_VALUE, _REFERENCES, _SEAL, _OBJECT = "value", "references", "seal", "object"
+_ERROR, _TRACEBACK = "error", "traceback"
 
 _SEAL_BYTES = 16
 
@@ -128,34 +131,43 @@ class Wire:
     def _with_error(
         self, task_id: str, result: TaskiqResult[Any], error: BaseException
     ) -> TaskiqResult[Any]:
-        """A failed result that has its error as the codec encodes it, too.
+        """A failed result that has its error as the codec encodes it, too, and its traceback.
 
         taskiq calls the class with the arguments, which fails for some, and leaves out attributes.
         It alone carries errors that are large or whose class or arguments the codec refuses.
         """
+        text = worker_traceback(error)
+        beside = {} if text is None else {_TRACEBACK: text}
         try:
-            if _is_large_error(error):
-                return result
-            payload = self._sealed(task_id, {_ERROR: self.codec.encode_failure(error)})
+            form = None if _is_large_error(error) else self.codec.encode_failure(error)
+            payload = self._sealed(task_id, {_ERROR: form, **beside})
         except Exception:  # whatever the error's attributes raise, too
+            form, payload = None, self._sealed(task_id, {_ERROR: None, **beside})
+        if form is None and text is None:
             return result
         return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
 
     def decode_error(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
-        """A failed result with the error as it was raised, if it can be restored here."""
+        """A failed result with the error as it was raised, if it can be restored here.
+
+        The traceback on its worker becomes a note on it.
+        """
         if VALUES not in (result.labels or {}):
             return result
-        plain = result.model_copy(update={"return_value": None, "labels": {}})
+        error, payload, restored = result.error, result.return_value, None
         try:
-            self._check(task_id, result.return_value, _ERROR)
-            error = self.codec.decode(result.return_value[_ERROR], self._classes)
-        except Exception:  # as of a class that is not imported here, or of a decoder of the user's
-            return plain
-        if not isinstance(error, BaseException):
-            return plain
-        context = None if result.error is None else result.error.__context__
-        BaseException.__setattr__(error, "__context__", context)  # the class may allow no changes
-        return plain.model_copy(update={"error": error})
+            self._check(task_id, payload, _ERROR)
+        except Exception:  # as of values that another secret has sealed
+            payload = {}
+        with contextlib.suppress(Exception):  # as of a class that is not imported here
+            restored = self.codec.decode(payload.get(_ERROR), self._classes)
+        if isinstance(restored, BaseException):
+            context = None if error is None else error.__context__
+            BaseException.__setattr__(restored, "__context__", context)  # it may allow no changes
+            error = restored
+        if error is not None and isinstance(text := payload.get(_TRACEBACK), str):
+            add_note(error, text)
+        return result.model_copy(update={"return_value": None, "labels": {}, "error": error})
 
     def refer_to(
         self, task_id: str, result: TaskiqResult[Any], stored: StoredObject

@@ -207,6 +207,19 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
     ]
 
 
+def test_a_failed_node_shows_the_traceback_of_its_worker(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failure = ValueError("7 is odd")
+    failure.add_note('Traceback on worker a:1 (most recent call last):\n  File "odd.py", line 3')
+    report(NodeFailedError("node 'odd' failed", failures={"odd": failure}))
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "ValueError: 7 is odd",
+        "Traceback on worker a:1 (most recent call last):",
+        '  File "odd.py", line 3',
+    ]
+
+
 def test_a_long_error_does_not_flood_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     error = ValueError("x" * 1_000_000)
     error.__cause__ = KeyError("y" * 1_000_000)

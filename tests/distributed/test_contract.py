@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,18 @@ async def test_each_pair_comes_once_and_behind_those_it_depends_on(
     assert sorted(names) == sorted(node.task_name for node in dag.nodes)
     for before, after in dag.edges:
         assert names.index(before.task_name) < names.index(after.task_name)
+
+
+async def test_an_error_says_where_on_its_worker_it_was_raised(remote: AsyncBroker) -> None:
+    dag = DAGBuilder().node(task(remote, app.fail)).build()
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(remote, dag).execute({"words": ["a"]})
+    (note,) = getattr(caught.value.__cause__, "__notes__", [""])
+    first, *frames = note.splitlines()
+    assert re.fullmatch(r"Traceback on worker \S+:\d+ \(most recent call last\):", first)
+    assert process_name() not in first
+    assert re.fullmatch(rf'  File "{re.escape(app.__file__)}", line \d+, in fail', frames[0])
+    assert frames[1:] == ["    raise LookupError(words[0])"]
 
 
 async def test_the_first_failure_ends_a_run(any_broker: AsyncBroker) -> None:
