@@ -55,7 +55,7 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 _MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 
-_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
+_EMPTY = "PRAGMA wal_checkpoint(RESTART)"
 
 _EMPTYING_TIMEOUT = 0.1
 """Seconds that emptying the log waits for readers at most. No process can write meanwhile."""
@@ -270,10 +270,12 @@ class SqliteFile:
 
         This waits for the disk, while writes go on. The log begins anew only if all of it was
         moved: so what they have added is moved while neither this process nor another writes.
-        The first write to a new log waits for the disk once more, so it is made here.
+        The first write to the new log is made here: it waits for the disk once more, and cuts off
+        what readers have made the log longer by.
         """
         try:
             with contextlib.closing(self._connect("rw", _EMPTYING_TIMEOUT)) as connection:
+                connection.execute(f"PRAGMA journal_size_limit = {2 * _CHECKPOINT_BYTES}")
                 connection.execute(_MOVE).fetchone()
                 with opened.lock, connection:
                     connection.execute(_EMPTY).fetchone()
