@@ -24,6 +24,9 @@ T = TypeVar("T")
 MOMENT = 1e-5
 """Seconds for which the loop sleeps, so that a thread runs."""
 
+AT_ONCE = 8
+"""Calls of ``in_thread`` at once on one loop, unless they have a limiter of their own."""
+
 OFTEN, SELDOM = 0.001, 0.05
 """Seconds from one look at the loop to the next while it is busy, and at most while it is idle."""
 
@@ -54,8 +57,15 @@ async def in_thread(
     limiter: CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """Call a function in a thread, as ``anyio.to_thread.run_sync`` does, and give way to it."""
-    ended = asyncio.get_running_loop().create_future()
+    """Call a function in a thread, as ``anyio.to_thread.run_sync`` does, and give way to it.
+
+    It needs none of the tokens of anyio's default limiter: the user's own calls may have them all,
+    and wait for this one.
+    """
+    loop = asyncio.get_running_loop()
+    if limiter is None and (limiter := _limiters.get(loop)) is None:
+        limiter = _limiters[loop] = CapacityLimiter(AT_ONCE)
+    ended = loop.create_future()
     give_way(ended)
     try:
         return await to_thread.run_sync(
@@ -101,5 +111,7 @@ class _Giver:
         if is_busy:
             time.sleep(MOMENT)  # last, as a signal's handler may raise here
 
+
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter] = WeakKeyDictionary()
 
 _givers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Giver] = WeakKeyDictionary()

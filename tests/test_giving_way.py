@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, SqliteJournal, giving_way
 from taskiq_flow.completion.threads import Threads
+from taskiq_flow.values.size import read_off_loop
 from tests.virtual_clock import run_virtually, virtual_loop
 
 MOMENTS = 5
@@ -89,6 +91,22 @@ async def test_calls_at_once_are_given_way_together(clocks: Clocks) -> None:
     assert clocks.moments <= (time.monotonic() - began) / giving_way.OFTEN
     released.set()
     await asyncio.gather(*calls)
+
+
+async def test_a_run_goes_on_while_all_threads_of_anyio_wait_for_it() -> None:
+    """fastapi 3205 and zenml 3685: what was ready waited for a thread, as all others waited."""
+    released, large = threading.Event(), list(range(5_000))
+    tokens = to_thread.current_default_thread_limiter()
+    waiting = [
+        asyncio.ensure_future(to_thread.run_sync(released.wait, 20))
+        for _ in range(int(tokens.total_tokens))
+    ]
+    async with asyncio.timeout(10):
+        while tokens.available_tokens:
+            await asyncio.sleep(0)
+        assert await giving_way.in_thread(len, large) == await read_off_loop(large, len, large)
+    released.set()
+    assert all(await asyncio.gather(*waiting))
 
 
 @pytest.mark.parametrize("kind", ["function", "generator", "journal"])

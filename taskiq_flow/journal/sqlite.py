@@ -35,7 +35,7 @@ class SqliteJournal:
 
     The file is opened at the first call, and again in a forked process. All engines of one machine
     may share it. Several machines may not: SQLite's write-ahead log (WAL) needs shared memory. A
-    relative path is resolved now.
+    relative path is resolved now. Raises ``ValueError`` for an address and for ``":memory:"``.
 
     >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
     >>> async def main():
@@ -55,6 +55,11 @@ class SqliteJournal:
         fsync: bool = False,
         serializer: TaskiqSerializer | None = None,
     ) -> None:
+        if isinstance(path, str) and (path in ("", ":memory:") or "://" in path):
+            raise ValueError(
+                f"{path!r} is not the path of a SQLite file; give one, such as 'runs.db', or a "
+                "MemoryJournal() to keep runs in memory"
+            )
         self.serializer = JSONSerializer() if serializer is None else serializer
         self.file = SqliteFile(path, fsync=fsync)
 

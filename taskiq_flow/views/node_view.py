@@ -209,13 +209,16 @@ class NodeView:
         elements.longest = max(elements.longest, record.running)
         self.ended_at = at
 
-    def finish_elements(self, outcome: Outcome, at: float) -> None:
-        """The run has ended, and so has each element of this mapped node."""
+    def finish_elements(self, outcome: Outcome, left: NodeState, at: float) -> None:
+        """The run has ended, and so has each element of this mapped node.
+
+        ``left``: the state of those whose end no event told.
+        """
         if (elements := self.elements) is None:
             return
         for record in tuple(elements.records.values()):
             if not record.is_ended:
-                self.end_element(record, "cancelled", at)
+                self.end_element(record, left, at)
         if self.is_ended:
             return
         # If the levels were not told, nothing tells whether more elements would have come.

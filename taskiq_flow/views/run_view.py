@@ -303,11 +303,13 @@ class RunView:
         self.status, self.ended_at = event.outcome, event.at
         self.error = shown_error(event.error)
         self._earlier = {}
+        # All nodes of a completed run have ended: how, this view may have missed.
+        left: NodeState = "completed" if event.outcome == "completed" else "cancelled"
         for node in self.nodes.values():
             if node.elements is not None:
-                node.finish_elements(event.outcome, event.at)
+                node.finish_elements(event.outcome, left, event.at)
             elif node.state in ("queued", "running"):
-                node.end("cancelled", event.at)
+                node.end(left, event.at)
         before, self._completed = self._completed, None
         if before is not None and event.outcome == "completed" and self._is_as(before):
             self.sessions, self.time, self.nodes = before.sessions, before.time, before.nodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskiq_flow import RedisJournal
+from taskiq_flow import RedisJournal, SqliteJournal
 from taskiq_flow.journal.given import as_journal
 
 DEFAULT = "taskiq_flow:journal"
@@ -49,3 +49,12 @@ def test_an_address_may_name_the_prefix(address: str, prefix: str, shown: str) -
 def test_an_address_that_redis_does_not_take_is_refused_at_once(address: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         as_journal(address)
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "sqlite:///runs.db"])
+def test_what_other_libraries_take_for_a_sqlite_file_is_refused(path: str) -> None:
+    """mlflow 12783 and 5917: they became files of these names, or were refused in a run."""
+    with pytest.raises(ValueError, match="is not the path of a SQLite file; give one"):
+        SqliteJournal(path)
+    with pytest.raises(ValueError, match=r"journal is|is not the path"):
+        as_journal(path)

@@ -9,6 +9,8 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
+from taskiq_flow import ExecutionEngine, JournalError, Lease, RunNotFoundError, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.lease import new_owner
@@ -464,6 +466,52 @@ async def test_a_relative_path_stays_where_it_was_given(
     assert not (tmp_path / "elsewhere" / "runs.db").exists()
 
 
+async def test_a_copy_by_sqlite_is_a_journal_also_while_the_file_is_used(path: Path) -> None:
+    """oq-engine 11752: a copy of the file alone had nothing of what was newest."""
+    journal, copy = SqliteJournal(path), path.with_name("copy.db")
+    await journal.create("run", LEASE, b"chunk")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    await journal.append("run", LEASE, b"later")
+    copied = SqliteJournal(copy)
+    assert [chunk async for chunk in copied.read("run")] == [b"chunk"]
+    await copied.aclose()
+    await journal.aclose()
+
+
+@pytest.mark.parametrize("kind", ["removed", "removed with its log", "renamed", "replaced"])
+async def test_a_file_that_is_removed_while_it_is_open_is_made_anew(
+    path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mlflow 4808: what was written then was nowhere."""
+    journal, other = SqliteJournal(path), SqliteJournal(path)
+    await journal.create("before", LEASE, b"chunk")
+    match kind:
+        case "renamed":
+            path.rename(path.with_name("old.db"))
+        case "replaced":
+            replacement = SqliteJournal(path.with_name("new.db"))
+            await replacement.create("given", LEASE, b"chunk")
+            await replacement.aclose()
+            replacement.file.path.replace(path)
+        case _:
+            path.unlink()
+    if kind in ("removed with its log", "replaced"):
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink()
+    with pytest.raises(RunNotFoundError, match="the journal has no run 'before'"):
+        await journal.append("before", LEASE, b"more")
+    await journal.create("after", LEASE, b"chunk")
+    expected = ["given", "after"] if kind == "replaced" else ["after"]
+    assert await other.run_ids() == await journal.run_ids() == expected
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"the journal {path} was removed or replaced while it was open; it is opened anew"
+    )
+    await journal.aclose()
+    await other.aclose()
+
+
 def test_a_journal_that_was_used_goes_on_in_a_forked_process(path: Path) -> None:
     """Neither its thread nor its connection is there."""
     journal = SqliteJournal(path)
@@ -553,6 +601,91 @@ async def test_the_write_ahead_log_is_emptied_while_the_file_is_written(
     await journal.file.read(lambda _: None)  # behind what it has been given
     assert path.stat().st_size > 100 * 20_000 - 2 * most
     assert Path(f"{path}-wal").stat().st_size < 4 * most
+    await journal.aclose()
+
+
+def _size_of_log(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+async def test_the_first_write_to_a_new_log_is_made_in_the_thread_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """YapDatabase 197: who made it waited for the disk, as SQLite syncs the header of the log."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", 256 * 1024)
+    called: list[object] = []
+    monkeypatch.setattr(sqlite_file, "give_way", called.append)
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+    logs = set()
+    for _ in range(40):
+        before, count = _salt_of_log(path), len(called)
+        await journal.append("run", LEASE, bytes(20_000))
+        if len(called) == count:  # this thread alone has written
+            assert _salt_of_log(path) == before
+        await journal.file.read(lambda _: None)  # behind a checkpoint
+        logs.add(_salt_of_log(path))
+    assert len(logs) > 2
+    await journal.aclose()
+
+
+def _salt_of_log(path: Path) -> bytes:
+    """What is another in each new log."""
+    with Path(f"{path}-wal").open("rb") as file:
+        return file.read(24)[16:]
+
+
+async def test_the_log_is_as_small_as_before_once_nobody_reads_what_is_old(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """loreai 1221 and codebase-memory-mcp 1083: it kept its size for as long as it was used."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", most := 256 * 1024)
+    monkeypatch.setattr(sqlite_file, "_EMPTYING_TIMEOUT", 0.01)
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"")
+
+    async def fill() -> int:
+        for _ in range(60):
+            await journal.append("run", LEASE, bytes(20_000))
+        await journal.file.read(lambda _: None)
+        return _size_of_log(path)
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM runs").fetchone()
+        assert await fill() > 4 * most
+    assert await fill() <= 2 * most
+    await journal.aclose()
+
+
+_WRITER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+print("ready", flush=True)
+while True:
+    connection.execute("UPDATE runs SET expires = expires + 1")
+    time.sleep(0.0002)
+"""
+
+
+async def test_the_log_is_emptied_also_while_another_process_writes_all_the_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """context-mode 560: the log of several processes grew for as long as they wrote."""
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_BYTES", 256 * 1024)
+    journal, logs = SqliteJournal(path), set()
+    await journal.create("run", LEASE, b"")
+    command = [sys.executable, "-c", _WRITER, str(path)]
+    writer = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert await writer.stdout.readline() == b"ready\n"
+    for _ in range(100):
+        await journal.append("run", LEASE, bytes(20_000))
+        logs.add(_salt_of_log(path))
+    writer.kill()
+    await writer.wait()
+    assert len(logs) > 5
     await journal.aclose()
 
 

@@ -34,6 +34,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.events import Outcome
 from taskiq_flow.listeners.texts import node_text, run_text
 from taskiq_flow.notes import notes_of
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
@@ -312,6 +313,24 @@ def test_of_many_failures_the_first_have_a_record_and_all_are_counted() -> None:
     found = elements_of(view)
     assert (found.failed, len(found.records)) == (MOST_FAILURES + 5, MOST_FAILURES)
     assert all(record.error for record in found.records.values())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [("completed", "completed"), ("cancelled", "cancelled")]
+)
+def test_what_was_in_flight_has_ended_with_its_run_if_its_end_was_missed(
+    outcome: Outcome, state: str
+) -> None:
+    """flower 869 and 1428: such tasks stayed as they were."""
+    view = view_of(
+        replace(started("a", "m", mapped={"m": 1}), seq=1),
+        replace(began("a", 1.0), seq=2),
+        element(NodeStarted, 0, 1.0, "r:m[0]:1", seq=3),
+        Gap("r", 2.0, missed=10, seq=13),
+        RunFinished("r", 3.0, outcome, None, seq=14),
+    )
+    assert view.nodes["a"].state == state
+    assert getattr(elements_of(view), state) == 1
 
 
 def test_a_view_that_comes_late_knows_what_it_has_missed() -> None:
