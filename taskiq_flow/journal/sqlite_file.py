@@ -54,7 +54,7 @@ _CHECKPOINT_BYTES = 4 * 1024 * 1024
 
 _MOVE = "PRAGMA wal_checkpoint(PASSIVE)"
 
-_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
+_EMPTY = "PRAGMA wal_checkpoint(RESTART)"
 
 _EMPTYING_TIMEOUT = 0.1
 """Seconds that emptying the log waits for others at most. No process can write meanwhile."""
@@ -259,11 +259,13 @@ class SqliteFile:
 
         This waits for the disk, while writes go on. The log begins anew only if all of it was
         moved: so what they have added is moved while neither this process nor another writes.
-        The first write to a new log waits for the disk once more, so it is made here.
+        The first write to the new log is made here: it waits for the disk once more, and cuts off
+        what readers have made the log longer by.
         """
         try:
             connecting = contextlib.closing(self._connect("rw", _EMPTYING_TIMEOUT))
             with opened.moving, connecting as connection:
+                connection.execute(f"PRAGMA journal_size_limit = {2 * _CHECKPOINT_BYTES}")
                 _, pages, moved = connection.execute(_MOVE).fetchone()
                 if moved > pages / 2:  # else a reader needs the rest, and all would wait for it
                     with opened.lock, connection:
