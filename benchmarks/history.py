@@ -15,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from taskiq import InMemoryBroker
 
@@ -37,6 +39,8 @@ from taskiq_flow import (
     RunReader,
     SqliteJournal,
 )
+
+T = TypeVar("T")
 
 NODES = 1_000
 MOST_EVENTS, MOST_RECORDER = 1.1, 1.2
@@ -59,7 +63,11 @@ class LogsOnly:
     def __init__(self, inner: SqliteJournal, *, by_thread: bool = False) -> None:
         if by_thread:
             file = inner.file
-            file.look, file.write_in_turn = file.read, file.write  # type: ignore[method-assign]
+
+            async def look(work: Callable[[sqlite3.Connection], T]) -> T:
+                return await asyncio.wrap_future(file.submit(work))
+
+            file.look, file.write_in_turn = look, file.write  # type: ignore[method-assign]
         self._inner = inner
         self.serializer = inner.serializer
         self.acquire, self.renew, self.release = inner.acquire, inner.renew, inner.release
