@@ -108,11 +108,10 @@ class _Turns(asyncio.Lock):
 class SqliteFile:
     """The file at ``path``, opened at the first call.
 
-    A small write is made in the caller's thread, in 0.1 ms. Another thread would get the
-    interpreter's lock only once a busy event loop is idle: each time that the loop looks for I/O
-    it wakes those that wait for the lock, and takes it again before they run. That also slows the
-    loop by a quarter. What may take long has a thread of its own all the same: opening, the disk
-    (``fsync``), large values, long reads and checkpoints.
+    A small write is made in the caller's thread, in 0.1 ms: to hand it to another one takes longer,
+    and far longer beside a busy event loop (``giving_way.py``). What may wait has a thread of its
+    own all the same: opening, the disk (``fsync``), large values, long reads, locks and
+    checkpoints.
 
     Calls raise ``JournalError`` if SQLite or the disk fails.
     """
