@@ -23,6 +23,7 @@ NAMES = (
     "workflows",
     "journal",
     "history",
+    "journal_formats",
     "resuming",
     "threads",
     "in_process",

@@ -11,7 +11,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -199,12 +198,6 @@ class SqliteFile:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` with the connection, in the file's thread; return what it returns."""
-        called = self.submit(work)
-        give_way(called)
-        return await asyncio.wrap_future(called)
-
-    def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        """Have the file's thread call ``work`` with the connection."""
 
         def call(opened: Opened) -> T:
             with self._translated_errors(), opened.lock:
@@ -213,7 +206,8 @@ class SqliteFile:
 
         while (called := self._current().submit(call)) is None:
             pass  # it was closed in another thread
-        return called
+        give_way(called)
+        return await asyncio.wrap_future(called)
 
     def _current(self) -> Opened:
         if self._opened.is_over:
