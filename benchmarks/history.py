@@ -1,9 +1,9 @@
 """What events cost: a journal with and without them, a ``Recorder``, and reading a status.
 
 The same graphs of no-op nodes on an ``InMemoryBroker`` each, in turns. ``logs``: a SQLite file that
-stores the logs alone; ``journal_formats`` has the target for that. The time is the CPU time of this process, that of
-the file's thread included. Each run is one more in its file. SQLite empties its write-ahead log
-into the file after each 4 MB, which is some 5 rounds: the median leaves that out.
+stores the logs alone. ``journal_formats`` has the target for that. The time is the CPU time of this
+process, that of the file's thread included. Each run is one more in its file. SQLite empties its
+write-ahead log into the file after each 4 MB, which is some 5 rounds: the median leaves that out.
 
 A run that a ``Recorder`` gives up costs little, so it is seen at the end that all events of all
 runs are there.
