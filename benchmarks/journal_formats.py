@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 async def run(options: Options) -> list[Check]:
     """Measure three shapes."""
-    rounds = 1 if options.quick else 3
+    rounds = 3 if options.quick else 7
     taken: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         await _unpack(folder)
