@@ -16,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.cli.conftest import COMMANDS, Run, Start
+from tests.commands import Command
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ESCAPE_OF_COLOUR = re.compile(r"\x1b\[[0-9;?]*[B-JL-Za-z]")
@@ -172,12 +173,20 @@ def test_colours_are_left_out_where_they_are_not_wanted(
         assert not COLOUR.search(screen(start, 80, *words, env={**env, "NO_COLOR": "1"}))
 
 
+def at_the_gate(
+    start: Start, environment: dict[str, str | None], columns: int, *options: str
+) -> tuple[Terminal, Command]:
+    """A run whose node ``gate`` waits, as its progress says on a terminal of so many columns."""
+    terminal = Terminal(columns)
+    command = start("run", "flows:gated", *options, terminal=terminal.path, env=environment)
+    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    return terminal, command
+
+
 def test_progress_moves_beside_the_results(
     folder: Path, start: Start, environment: dict[str, str | None]
 ) -> None:
-    terminal = Terminal(40)
-    command = start("run", "flows:gated", terminal=terminal.path, env=environment)
-    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    terminal, command = at_the_gate(start, environment, 40)
     (folder / "open").touch()
     assert command.wait().code == 0
     text = terminal.text()
@@ -189,9 +198,7 @@ def test_progress_moves_beside_the_results(
 def test_ctrl_c_is_told_once_and_leaves_the_cursor(
     start: Start, environment: dict[str, str | None]
 ) -> None:
-    terminal = Terminal(80)
-    command = start("run", "flows:gated", "--run-id", "r", terminal=terminal.path, env=environment)
-    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    terminal, command = at_the_gate(start, environment, 80, "--run-id", "r")
     command.send(signal.SIGINT)
     assert command.wait().code == 130
     text = terminal.text()
@@ -204,9 +211,7 @@ def test_ctrl_c_is_told_once_and_leaves_the_cursor(
 def test_ctrl_z_gives_the_cursor_back_and_the_run_goes_on(
     folder: Path, start: Start, environment: dict[str, str | None]
 ) -> None:
-    terminal = Terminal(80)
-    command = start("run", "flows:gated", terminal=terminal.path, env=environment)
-    command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
+    terminal, command = at_the_gate(start, environment, 80)
     assert "\x1b[?25h" not in terminal.so_far
     command.send(signal.SIGTSTP)
     command.until(lambda: "\x1b[?25h" in terminal.so_far)

@@ -25,6 +25,7 @@ from taskiq_flow import ExecutionEngine, JournalError, Lease, RunNotFoundError, 
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.lease import new_owner
+from tests.journal.open_files import open_files
 from tests.journal.processes import big, big_inputs, open_gate
 
 LEASE = Lease("engine", 60.0)
@@ -343,24 +344,16 @@ def _threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("taskiq_flow-journal")]
 
 
-def _open_files(path: Path) -> list[str]:
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(link.readlink()))
-    return [name for name in found if name.startswith(str(path))]
-
-
 async def test_nothing_is_left_of_a_journal_that_was_closed(path: Path) -> None:
     journal = SqliteJournal(path)
     await journal.create("run", LEASE, b"chunk")
     assert [chunk async for chunk in journal.read("run")] == [b"chunk"]
     (thread,) = _threads()
-    assert _open_files(path)
+    assert open_files(path)
     await journal.aclose()
     await asyncio.to_thread(thread.join, 5.0)
     assert not _threads()
-    assert not _open_files(path)
+    assert not open_files(path)
     assert lying_beside(path) == set()
 
 
@@ -371,7 +364,7 @@ async def test_a_journal_may_be_closed_while_it_is_used(path: Path, journal: Sql
         await asyncio.gather(*appends[:3], journal.aclose(), *appends[3:], journal.aclose())
     assert len([chunk async for chunk in journal.read("run")]) == 1 + 30 * 6
     await journal.aclose()
-    assert not _open_files(path)
+    assert not open_files(path)
 
 
 @pytest.mark.parametrize("is_closed", [True, False])

@@ -21,20 +21,13 @@ import pytest
 
 from taskiq_flow import Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file, sqlite_opened
+from tests.journal.open_files import open_files
 
 LEASE = Lease("engine", 60.0)
 
 
 async def thread_of(file: sqlite_file.SqliteFile) -> str:
     return await file.write(lambda _: threading.current_thread().name)
-
-
-def open_files(path: Path) -> list[str]:
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(link.readlink()))
-    return [name for name in found if name.startswith(str(path))]
 
 
 # Forks

@@ -354,17 +354,23 @@ def test_elements_that_wait_for_threads_show_as_queued_in_the_table_and_in_the_s
     )
 
 
-def test_a_generator_that_waited_for_its_items_to_be_taken_does_not_take_the_blame() -> None:
-    """Its items were there at once; one element of ``hashed`` runs at a time."""
+def sentence_of_a_generator(times: list[tuple[float, float, float]]) -> str:
+    """What held up a run that maps over the items of ``paths``. ``times``: of ``hashed``."""
     view = view_of(
         started("paths", "hashed", mapped={"hashed": 1}, edges={"hashed": ("paths",)}),
         *(sent("paths", 0.0), began("paths", 0.0)),
-        *elements_of("hashed", *[(0.0, n, n + 1.0) for n in map(float, range(8))])[:-1],
+        *elements_of("hashed", *times)[:-1],
         completed("paths", 7.0),
         NodeCompleted("r", 8.0, "hashed[7]", "", 7, index=7, attempt=1),
         RunFinished("r", 8.0, "completed", None),
     )
-    assert RunReport.of(view).sentence == (
+    return RunReport.of(view).sentence
+
+
+def test_a_generator_that_waited_for_its_items_to_be_taken_does_not_take_the_blame() -> None:
+    """Its items were there at once; one element of ``hashed`` runs at a time."""
+    sentence = sentence_of_a_generator([(0.0, n, n + 1.0) for n in map(float, range(8))])
+    assert sentence == (
         "8.000 s of 8.000 s went into running paths -> hashed, of which paths took 7.000 s while "
         "elements of hashed were queued for 7.000 s: tasks waited for a worker; more workers, or "
         "fewer other tasks on them, would help."
@@ -372,15 +378,8 @@ def test_a_generator_that_waited_for_its_items_to_be_taken_does_not_take_the_bla
 
 
 def test_a_generator_whose_items_are_taken_at_once_took_the_time_itself() -> None:
-    view = view_of(
-        started("paths", "hashed", mapped={"hashed": 1}, edges={"hashed": ("paths",)}),
-        *(sent("paths", 0.0), began("paths", 0.0)),
-        *elements_of("hashed", *[(n, n + 0.125, n + 1.0) for n in map(float, range(8))])[:-1],
-        completed("paths", 7.0),
-        NodeCompleted("r", 8.0, "hashed[7]", "", 7, index=7, attempt=1),
-        RunFinished("r", 8.0, "completed", None),
-    )
-    assert RunReport.of(view).sentence.endswith("-> hashed, of which paths took 7.000 s.")
+    sentence = sentence_of_a_generator([(n, n + 0.125, n + 1.0) for n in map(float, range(8))])
+    assert sentence.endswith("-> hashed, of which paths took 7.000 s.")
 
 
 def test_a_map_is_not_held_back_by_the_map_behind_it() -> None:

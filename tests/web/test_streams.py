@@ -201,10 +201,7 @@ async def test_events_that_were_never_written_show_as_a_gap(serve: Serve) -> Non
     assert types == [("run.started", 1, None), ("gap", 8, 7), ("run.ended", 9, None)]
 
 
-async def test_a_client_that_takes_nothing_is_disconnected(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "STUCK_SECONDS", 0.3)
+async def check_that_one_that_takes_nothing_is_disconnected(serve: Serve) -> None:
     journal = MemoryJournal()
     run = Written(journal)
     await run.begin()
@@ -216,6 +213,13 @@ async def test_a_client_that_takes_nothing_is_disconnected(
         for _ in range(12):  # more than the buffers of the kernel take
             await run.send(2_000, "x" * 400)
         await until(lambda: not app.state.hub._windows, "nobody watches any more")
+
+
+async def test_a_client_that_takes_nothing_is_disconnected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "STUCK_SECONDS", 0.3)
+    await check_that_one_that_takes_nothing_is_disconnected(serve)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="TCP cannot be told so here")
@@ -225,17 +229,7 @@ async def test_a_client_that_acknowledges_nothing_is_disconnected(
     """As one that has vanished; here its buffer is full, of which TCP knows as little more."""
     monkeypatch.setattr(server, "GONE_SECONDS", 0.3)
     monkeypatch.setattr(streams, "STUCK_SECONDS", 1_000.0)
-    journal = MemoryJournal()
-    run = Written(journal)
-    await run.begin()
-    app = runs_app(journal)
-    site = await serve(app)
-    with socket.create_connection(site.address) as stalled:
-        stalled.sendall(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: app.state.hub._windows, "it watches")
-        for _ in range(12):  # more than the buffers of the kernel take
-            await run.send(2_000, "x" * 400)
-        await until(lambda: not app.state.hub._windows, "nobody watches any more")
+    await check_that_one_that_takes_nothing_is_disconnected(serve)
 
 
 async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
