@@ -216,6 +216,10 @@ class SqliteFile:
                     self._opened = Opened()
         return self._opened
 
+    def _is_removed(self, opened: Opened) -> bool:
+        """Whether the file that is open has another name by now, or none."""
+        return id_of(self._path) != opened.file_id
+
     async def changes(self) -> tuple[int, int, int]:
         """What is another value once something was written to the file."""
         version = await self.look(
@@ -238,10 +242,6 @@ class SqliteFile:
             await to_the_end(asyncio.wait_for(asyncio.wrap_future(closing), None))
 
     # In the file's thread
-
-    def _is_removed(self, opened: Opened) -> bool:
-        """Whether the file that is open has another name by now, or none."""
-        return id_of(self._path) != opened.file_id
 
     def _leave_if_removed(self, opened: Opened) -> None:
         """Close a file in which nobody would find what is written."""
