@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path
@@ -54,17 +54,22 @@ class GeneratorItems:
             for node, items in plan.generators.items()
         }
         self._opening: dict[DAGNode, Opening] = {}  # by generator, where nodes wait for it
+        self.to_let_in = 0
+        """Items that are in rows, and become elements at once."""
 
-    def take(self, node: Any, items: Iterable[Any]) -> None:
+    def take(self, node: Any, items: Sequence[Any]) -> None:
         """Append items of a generator, or of an element of one. Its row begins with the first.
 
         The generator must not change an item any more.
         """
+        self._room.lets_in_none = False
         growing, path = self._growing_row(node)
         is_new = path not in growing.rows
         row = growing.begun(path)
         for item in items:
             row.append(item)
+        if growing.is_let_in_at_once:
+            self.to_let_in += len(items)
         if is_new:
             self._begin_row(growing, path)
         if growing.is_zipped:  # another list has ended, perhaps, and this one goes on
@@ -96,6 +101,7 @@ class GeneratorItems:
 
     def end_row(self, node: Any, outcome: int) -> None:
         """End the row of a generator. One that has failed before its first item has none."""
+        self._room.lets_in_none = False
         growing, path = self._growing_row(node)
         if outcome == COMPLETED and path not in growing.rows:
             growing.begun(path)

@@ -98,8 +98,9 @@ class Mapped:
     ``waits``: whether its elements wait for anything.
     ``ended``: the outcomes of what has ended before any of its elements is there: a node that gave
     a list that it maps over has completed, and a rule such as ``"any"`` counts it. ``is_given``:
-    whether its elements have no task, but are given their values. ``lists``: the keys that its
-    elements give as lists, which are mapped over or joined.
+    whether its elements have no task, but are given their values. ``gives_items``: whether each of
+    them gives a row of items while it runs. ``lists``: the keys that its elements give as lists,
+    which are mapped over or joined.
     ``row``: by position, the values of its one output key, if it has one axis and nothing is to be
     done but to keep them. ``takes_row``: by position, the values that its elements take, if they
     take one and no more.
@@ -123,6 +124,7 @@ class Mapped:
         self.keys = node.outputs if items is None else [items.given_key]
         self.priority = priority
         self.is_given = node.given_key is not None
+        self.gives_items = items is not None
         self.taking: list[Taking] = []
         self.linked: list[Taking] = []
         self.beside: list[Mapped] = []
@@ -165,7 +167,8 @@ class Mapped:
         ``cells``: of the values that its tasks return.
         """
         node = self.plan.node
-        is_more = self.is_given or self.lists or node.is_generator or node.output is None
+        is_split = self.is_given and not isinstance(node, ItemsNode)
+        is_more = is_split or self.lists or node.is_generator or node.output is None
         return None if is_more or len(self.plan.axes) > 1 else cells.root
 
 

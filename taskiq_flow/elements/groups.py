@@ -233,6 +233,8 @@ class Groups:
                 return
             if found not in passes:
                 passes.append(found)
+        if len(passes) > 1 and not group.is_taken:  # items end before others are let in
+            passes.remove(group)
         dropping = Dropping.of(passes)
         dropping.nodes.append(mapped)
         within = [g for g in mapped.ancestors if g.depth > group.depth]

@@ -17,7 +17,8 @@ class GrowingRows:
     """The rows of one generator: one for each of its elements, or one for a node that runs once.
 
     ``axis``: of the items. ``rows``: by path, those that have begun. ``is_zipped``: whether items
-    are taken together with elements of other lists.
+    are taken together with elements of other lists. ``is_let_in_at_once``: whether items become
+    elements as soon as they are there, whatever becomes of those that take them.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class GrowingRows:
         self.is_zipped = any(len(layout.groups[number].places) > 1 for number in readers)
         self._readers = [layout.groups[number] for number in sorted(readers)]
         self._takers = [group for group in self._readers if group.is_taken]
+        self.is_let_in_at_once = len(self._takers) < len(self._readers)
         # One that waits for what cannot go on while this generator waits says nothing about room:
         # it would wait for itself.
         held_up = self._held_up(plan, layout)
@@ -61,7 +63,10 @@ class GrowingRows:
 
     def begun(self, path: Path) -> Row:
         """The row at a path, which begins now if it has not."""
-        return self.rows.setdefault(path, Row())
+        row = self.rows.get(path)
+        if row is None:
+            row = self.rows[path] = Row()
+        return row
 
     def end(self, path: Path, *, is_cut: bool) -> None:
         """A row has all of its items. ``is_cut``: because its generator has failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import lists_of
@@ -73,6 +74,8 @@ class Room:
 
     def has_room_for_one(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
+        if group.room == math.inf:
+            return True
         alive = len(group.alive) + more
         if alive >= group.room:
             return False

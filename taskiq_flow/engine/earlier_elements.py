@@ -74,8 +74,10 @@ class EarlierElements:
     def has_item(self, element: Element) -> bool:
         """Whether the journal has an item, or the whole list of its generator."""
         results = self._earlier.results
+        if not results:
+            return False
         whole = element_name(element.node.task_name, element.path[:-1])
-        return bool(results) and not results.keys().isdisjoint((whole, element.task_name))
+        return not results.keys().isdisjoint((whole, element.task_name))
 
     # Whether the elements are the same
 

@@ -99,8 +99,9 @@ class GeneratingRun(MappedRun):
 
     def _release(self, node_run: NodeRun) -> None:
         super()._release(node_run)
-        self._generating.forget(node_run)
-        self._suspended.node_runs.pop(node_run.node, None)
+        if node_run.gives_items:
+            self._generating.forget(node_run)
+            self._suspended.node_runs.pop(node_run.node, None)
 
     def _stop(self) -> None:
         super()._stop()
