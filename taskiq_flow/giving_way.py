@@ -19,6 +19,18 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
+try:
+    from resource import RUSAGE_THREAD, getrusage
+except ImportError:  # neither macOS nor Windows counts the waits of a thread
+
+    def _waits() -> float:
+        return float("nan")
+else:
+
+    def _waits() -> float:
+        return getrusage(RUSAGE_THREAD).ru_nvcsw
+
+
 T = TypeVar("T")
 
 MOMENT = 1e-5
@@ -83,7 +95,7 @@ class _Giver:
         self._ended = deque[None]()  # since the last look; grows in threads
         self._is_looking = False
         self._seconds = OFTEN
-        self._seen = self._used = 0.0
+        self._seen = self._used = self._waited = 0.0
 
     def add(
         self, loop: asyncio.AbstractEventLoop, called: Future[Any] | asyncio.Future[Any]
@@ -94,6 +106,7 @@ class _Giver:
         if not self._is_looking:
             self._is_looking = True
             self._seconds, self._seen, self._used = OFTEN, time.monotonic(), time.thread_time()
+            self._waited = _waits()
             loop.call_later(OFTEN, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -103,9 +116,10 @@ class _Giver:
         if not self._under_way:
             self._is_looking = False
             return
-        seen, used = time.monotonic(), time.thread_time()
-        is_busy = used - self._used > (seen - self._seen) / 2
-        self._seen, self._used = seen, used
+        seen, used, waited = time.monotonic(), time.thread_time(), _waits()
+        # Where other processes have the processor, a busy loop has little of it, and never waits.
+        is_busy = used - self._used > (seen - self._seen) / 2 or waited == self._waited
+        self._seen, self._used, self._waited = seen, used, waited + is_busy
         self._seconds = OFTEN if is_busy else min(2 * self._seconds, SELDOM)
         loop.call_later(self._seconds, self._look, loop)
         if is_busy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +73,20 @@ async def test_a_busy_loop_gives_way_as_long_as_a_call_is_in_a_thread(clocks: Cl
     ended = clocks.moments
     await be_busy(0.01)
     assert clocks.moments == ended
+
+
+async def test_a_busy_loop_that_gets_little_of_the_processor_gives_way(
+    clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where other processes are busy: all of a long time it was not idle, and had a tenth."""
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        pytest.skip("the system does not count the waits of a thread")
+    monkeypatch.setattr(clocks, "thread_time", lambda: time.thread_time() / 10)
+    released = threading.Event()
+    call = asyncio.ensure_future(giving_way.in_thread(released.wait, 20))
+    await be_busy_until_given_way(clocks)
+    released.set()
+    assert await call
 
 
 async def test_an_idle_loop_is_hardly_woken(clocks: Clocks) -> None:

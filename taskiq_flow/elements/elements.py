@@ -7,7 +7,7 @@ room, and forgets them when all of their elements have ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, lists_of
@@ -185,9 +185,7 @@ class Elements:
             node = ready.pop()
             if node is None:
                 gathered = ends.gathered
-                let_in = self._let_in_items(left) if self.generator_items.to_let_in else 0
-                if not is_full:
-                    let_in += self._let_in_one()
+                let_in = self._let_in_more(left, is_full=is_full)
                 left -= max(1, let_in)
                 # A list that turns out to have ended lets nodes start that take it whole.
                 if not let_in and gathered == ends.gathered:
@@ -276,8 +274,13 @@ class Elements:
             return group.root is not None
         return self._has_let_in_all(group.parent)
 
+    def _let_in_more(self, most: int, *, is_full: bool) -> int:
+        """Let in items, and a position of a node that may start. Returns how many."""
+        let_in = self._let_in_items(most) if self.generator_items.to_let_in else 0
+        return let_in if is_full else let_in + self._let_in_one()
+
     def _let_in_items(self, most: int) -> int:
-        """Let in items that generators have given. Returns how many. They need no place or room."""
+        """Let in items that generators have given. They need no place and no room."""
         let_in = 0
         for group in self._of_items:
             for cursor in list(group.cursors.values()) if group.cursors else ():
@@ -369,7 +372,7 @@ class Elements:
         if not group.foreign:
             return True
         path = (*cursor.prefix, cursor.next)
-        for taking in group.foreign:  # noqa: SIM110 - `all` takes twice as long
+        for taking in group.foreign:
             if not (taking.of and taking.of.ancestors[-1].has_let_in(taking.project(path))):
                 return False
         return True
