@@ -3,8 +3,9 @@
 *Cost*: a no-op task for each item of a generator stands beside the same tasks over a run input that
 is read one by one, in turns, on one worker process; items are read alone. *Credit*: a generator
 makes an item each millisecond, and each is worked on for ten, on a worker with five places, one of
-which the generator has. At best that is 400 in a second. Beside it stand the same tasks over a run
-input on a worker with four places, and four loops that only sleep for so long.
+which the generator has. At best that is 400 in a second. The workers run on uvloop, as they do
+where that is installed, and then on asyncio's loop. Beside it stand the same tasks over a run input
+on a worker with four places, and four loops that only sleep for so long, here, on asyncio's loop.
 """
 
 from __future__ import annotations
@@ -44,16 +45,8 @@ async def run(options: Options) -> list[Check]:
                 contestants = {"generator": generator, "wide": wide, "tasks": tasks}
                 cost = await interleaved(contestants, rounds)
         count = items // 10
-        with (
-            taskiq_workers(WORKER, url, "credit", slots=TAKING + 1),
-            taskiq_workers(WORKER, url, "tasks", slots=TAKING),
-        ):
-            async with (
-                _runs(url, "credit", count, None, MADE_IN, TAKEN_IN) as (generator, _),
-                _runs(url, "tasks", count, WINDOW, MADE_IN, TAKEN_IN) as (_, tasks),
-            ):
-                contestants = {"generator": generator, "tasks": tasks, "sleep": _sleeping(count)}
-                credit = await interleaved(contestants, rounds)
+        credit = await _credit(url, count, rounds, on_uvloop=True)
+        on_asyncio = await _credit(url, count, 3, on_uvloop=False)
     best = count * TAKEN_IN / TAKING
     against_tasks = median_ratio(cost["generator"], cost["tasks"])
     wide_against_tasks = median_ratio(cost["wide"], cost["tasks"])
@@ -67,14 +60,36 @@ async def run(options: Options) -> list[Check]:
         [f"no-op, window {WINDOW}", *_shown(cost, items, "generator"), "", *checks[0].cells()],
         [f"no-op, window {AT_ONCE}", *_shown(cost, items, "wide"), "", *checks[1].cells()],
         [
-            f"{TAKING} x {TAKEN_IN * 1e3:g} ms",
+            f"{TAKING} x {TAKEN_IN * 1e3:g} ms, on uvloop",
             *_shown(credit, count, "generator", "sleep"),
             *checks[2].cells(),
+        ],
+        [
+            "on asyncio",
+            *_shown(on_asyncio, count, "generator", "sleep"),
+            f"{statistics.median(on_asyncio['generator']) / best:.2f} x the best",
+            "",
+            "",
         ],
     ]
     heads = ("us per item", "generator", "run input", "sleep", *CHECKED)
     print_table(f"Redis: generators, median of {rounds} rounds", heads, rows)
     return checks
+
+
+async def _credit(url: str, count: int, rounds: int, *, on_uvloop: bool) -> dict[str, list[float]]:
+    """The seconds of tasks that take a while, over a generator and over a run input."""
+    queue = "uvloop" if on_uvloop else "asyncio"
+    with (
+        taskiq_workers(WORKER, url, f"credit {queue}", slots=TAKING + 1, on_uvloop=on_uvloop),
+        taskiq_workers(WORKER, url, f"tasks {queue}", slots=TAKING, on_uvloop=on_uvloop),
+    ):
+        async with (
+            _runs(url, f"credit {queue}", count, None, MADE_IN, TAKEN_IN) as (generator, _),
+            _runs(url, f"tasks {queue}", count, WINDOW, MADE_IN, TAKEN_IN) as (_, tasks),
+        ):
+            contestants = {"generator": generator, "tasks": tasks, "sleep": _sleeping(count)}
+            return await interleaved(contestants, rounds)
 
 
 @asynccontextmanager

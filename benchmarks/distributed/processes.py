@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from redis import Redis
@@ -22,7 +23,15 @@ class QuietWorkers(Workers):
     """Workers that log no task, and are found to listen by what they write to Redis."""
 
     def __init__(
-        self, factory: str, folder: Path, url: str, queue: str, processes: int, slots: int
+        self,
+        factory: str,
+        folder: Path,
+        url: str,
+        queue: str,
+        *,
+        processes: int,
+        slots: int,
+        on_uvloop: bool,
     ) -> None:
         super().__init__(
             factory,
@@ -31,6 +40,7 @@ class QuietWorkers(Workers):
             max_async_tasks=slots,
             env={URL: url, QUEUE: queue},
             arguments=("--log-level", "WARNING"),
+            on_uvloop=on_uvloop,
         )
         self.url = url
         self.queue = queue
@@ -61,11 +71,27 @@ def redis_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def taskiq_workers(
-    factory: str, url: str, queue: str, *, processes: int = 1, slots: int = 100
+    factory: str,
+    url: str,
+    queue: str,
+    *,
+    processes: int = 1,
+    slots: int = 100,
+    on_uvloop: bool = False,
 ) -> Iterator[None]:
     """Run ``taskiq worker`` with a broker factory; gives way when all processes have started."""
+    if on_uvloop and find_spec("uvloop") is None:
+        raise NotInstalledError("uvloop is not beside this Python")
     with tempfile.TemporaryDirectory() as folder:
-        workers = QuietWorkers(factory, Path(folder), url, queue, processes, slots)
+        workers = QuietWorkers(
+            factory,
+            Path(folder),
+            url,
+            queue,
+            processes=processes,
+            slots=slots,
+            on_uvloop=on_uvloop,
+        )
         workers.start()
         try:
             yield

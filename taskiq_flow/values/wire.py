@@ -33,6 +33,8 @@ _ERROR, _TRACEBACK = "error", "traceback"
 
 _SEAL_BYTES = 16
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 Place: TypeAlias = tuple[int | str, ...]
 """Where a value is in a call: the number or the name of an argument, and indices in its lists."""
 
@@ -196,7 +198,7 @@ class Wire:
 
     def encode_item(self, value: Any) -> bytes:
         """An item as JSON. Raises ``SerializationError``."""
-        return json.dumps(self.codec.encode(value), separators=(",", ":")).encode()
+        return _COMPACT.encode(self.codec.encode(value)).encode()
 
     def seal_of_items(self, task_id: str, first: int, content: bytes) -> str:
         """The seal of successive items, as a JSON list. ``first``: the index of the first one."""

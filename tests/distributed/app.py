@@ -92,6 +92,11 @@ class Settings:
     max_deliveries: int = 3
 
     @property
+    def on_uvloop(self) -> bool:
+        """Whether the tests have workers of this broker run on uvloop: half of them do."""
+        return self.kind in ("redis-streams", "nats")
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of a worker of this broker."""
         return {SETTINGS: json.dumps(asdict(self))}
@@ -308,6 +313,10 @@ async def total(*numbers: float) -> float:
 
 async def echo(value: Any) -> Any:
     return value
+
+
+async def event_loop() -> str:
+    return type(asyncio.get_running_loop()).__module__
 
 
 async def set_of(words: list[str]) -> Any:
@@ -549,7 +558,21 @@ globals().update({kind.__name__: kind for kind in KNOWN if kind.__module__ == ki
 # As an import of each would: what the module of a task has in it may be restored.
 
 TASKS: list[Any] = [
-    *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
+    *(
+        load,
+        cut,
+        joined,
+        fail,
+        behind,
+        empty,
+        point,
+        shifted,
+        double,
+        total,
+        echo,
+        set_of,
+        event_loop,
+    ),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
     *(held_in_thread, fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(content, measure_content, measure_when_released),

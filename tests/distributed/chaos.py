@@ -221,7 +221,13 @@ async def in_chaos(folder: Path, seed: int, graphs: int, workers: int, concurren
     """All of it, from the start of the server on: what befell the runs, and what was wrong."""
     server = RedisServer(folder / "redis")
     settings = app.Settings("redis-streams", redis=server.url, queue="chaos", max_deliveries=1_000)
-    served = Workers(SERVED, folder=folder, processes=workers, env=settings.environment)
+    served = Workers(
+        SERVED,
+        folder=folder,
+        processes=workers,
+        env=settings.environment,
+        on_uvloop=bool(seed % 2),
+    )
     with contextlib.ExitStack() as stack:
         for part in (server, served):
             stack.callback(part.kill)

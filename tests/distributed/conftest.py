@@ -80,6 +80,7 @@ class Farm:
     def workers(self, settings: Settings, **options: Any) -> Workers:
         """Workers of a broker, not started yet."""
         options.setdefault("folder", self.folder / f"workers-{settings.queue}")
+        options.setdefault("on_uvloop", settings.on_uvloop)
         return Workers(APP, env=settings.environment, **options)
 
     def dismiss(self) -> None:

@@ -142,6 +142,7 @@ class Site:
             env=self.settings.environment,
             processes=2,
             max_async_tasks=10,
+            on_uvloop=self.settings.on_uvloop,
         )
         workers.start_timeout = 300.0  # the machine may have other work, for two hours
         workers.start()

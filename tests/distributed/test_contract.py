@@ -76,6 +76,14 @@ async def test_each_pair_comes_once_and_behind_those_it_depends_on(
         assert names.index(before.task_name) < names.index(after.task_name)
 
 
+async def test_workers_run_on_the_event_loop_that_they_are_given(
+    remote: AsyncBroker, remote_kind: str
+) -> None:
+    dag = DAGBuilder().node(task(remote, app.event_loop)).build()
+    (loop,) = (await ExecutionEngine(remote, dag).execute({})).values()
+    assert (loop == "uvloop") == app.Settings(remote_kind).on_uvloop
+
+
 async def test_an_error_says_where_on_its_worker_it_was_raised(remote: AsyncBroker) -> None:
     dag = DAGBuilder().node(task(remote, app.fail)).build()
     with pytest.raises(NodeFailedError) as caught:

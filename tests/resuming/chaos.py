@@ -188,7 +188,13 @@ async def in_chaos(folder: Path, seed: int, runs: int, concurrency: int) -> Chao
     """All of it, from the start of the server on."""
     server = RedisServer(folder / "redis", appendonly=False)
     settings = Settings("redis-streams", redis=server.url, queue="engines", idle_timeout=60_000)
-    served = Workers(SERVED, folder=folder, processes=2, env=settings.environment)
+    served = Workers(
+        SERVED,
+        folder=folder,
+        processes=2,
+        env=settings.environment,
+        on_uvloop=bool(seed % 2),
+    )
     embedded = Site(Settings("in-memory"), str(folder / "embedded.db"))
     remote, leased = Site(settings, str(folder / "remote.db")), Site(settings, server.url)
     sites = [(embedded, remote)[n % 2] if n % LEASES else leased for n in range(runs)]

@@ -14,11 +14,22 @@ from tests.servers.process import Process, Started, children
 REPOSITORY = Path(__file__).parents[2]
 
 LOG_FORMAT = "[%(asctime)s][%(process)d][%(name)s][%(levelname)s] %(message)s"
+WITHOUT_UVLOOP = """\
+import sys
+sys.modules["uvloop"] = None
+sys.argv[0] = "taskiq"
+from taskiq.__main__ import main
+main()"""
+"""The command ``taskiq`` as where uvloop is not installed."""
+
 LISTENING = re.compile(r"^\[[^]]*\]\[(\d+)\].* Listening started\.$", re.MULTILINE)
 
 
 class Workers(Started):
-    """A `taskiq worker`: a manager process, and child processes which it replaces if they die."""
+    """A `taskiq worker`: a manager process, and child processes which it replaces if they die.
+
+    ``on_uvloop``: whether they run on uvloop, as they do where that is installed.
+    """
 
     start_timeout = 60.0
 
@@ -32,14 +43,16 @@ class Workers(Started):
         max_threadpool_threads: int = 4,
         env: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        on_uvloop: bool = False,
         cwd: Path = REPOSITORY,
     ) -> None:
         self.processes = processes
         self.folder = folder
         self._env = {**os.environ, **(env or {})}
         self._cwd = cwd
+        command = ("-m", "taskiq") if on_uvloop else ("-c", WITHOUT_UVLOOP)
         self._command = [
-            *(sys.executable, "-m", "taskiq", "worker", broker),
+            *(sys.executable, *command, "worker", broker),
             *("--workers", str(processes)),
             *("--max-async-tasks", str(max_async_tasks)),
             *("--max-threadpool-threads", str(max_threadpool_threads)),
