@@ -127,8 +127,7 @@ class Elements:
             unread=caller.unread if items else None,
             free=self._free,
         )
-        # Items are let in at once, and are no more than that. Of the others the last comes first.
-        self._of_items = [group for group in self._groups if not group.is_taken]
+        # The last one comes first. Items alone have no turn: they are let in at once.
         self._in_turn = [group for group in self._groups[::-1] if group.is_taken]
         self._with_tails = [g for g in self._in_turn if g.members] if limit < math.inf else []
         self._add = Additions(ready).add
@@ -281,15 +280,15 @@ class Elements:
 
     def _let_in_items(self, most: int) -> int:
         """Let in items that generators have given. They need no place and no room."""
-        let_in = 0
-        for group in self._of_items:
-            for cursor in list(group.cursors.values()) if group.cursors else ():
-                for _ in range(min(cursor.row.known - cursor.next, most - let_in)):
-                    self._let_in(group, cursor)
-                    let_in += 1
-                    self.generator_items.to_let_in -= 1
-                    if self.ends.is_stopped:
-                        return let_in
+        let_in, rows = 0, self.generator_items.to_let_in
+        for group, path in list(rows):
+            if (cursor := group.cursors.get(path)) is None:  # it is not open yet
+                continue
+            while cursor.next < cursor.row.known and let_in < most and not self.ends.is_stopped:
+                self._let_in(group, cursor)
+                let_in += 1
+            if cursor.next == cursor.row.known:
+                del rows[group, path]
         return let_in
 
     def _let_in_one(self) -> bool:
@@ -304,23 +303,15 @@ class Elements:
 
     def _next(self, group: Group) -> Cursor | None:
         """The list of which a group may let in one more position."""
-        if not self._may_be_one_more(group):  # of items none is there most often
+        cursors = list(group.cursors.values())
+        if not (group.depth == 1 and self._read_by[group.number]):  # else there may be more to read
+            cursors = [cursor for cursor in cursors if cursor.next < cursor.row.known]
+        if not (cursors and self.room.has_room_for_one(group) and self._is_worth_it(group)):
             return None
-        if not (self.room.has_room_for_one(group) and self._is_worth_it(group)):
-            return None
-        for cursor in list(group.cursors.values()):
+        for cursor in cursors:
             if self._read_up_to(group, cursor) and self._are_let_in(group, cursor):
                 return cursor
         return None
-
-    def _may_be_one_more(self, group: Group) -> bool:
-        """Whether a list of a group has a position that was not let in, or is to be read."""
-        if group.depth == 1 and self._read_by[group.number]:
-            return True
-        for cursor in group.cursors.values():  # noqa: SIM110 - `any` takes three times as long
-            if cursor.next < cursor.row.known:
-                return True
-        return False
 
     def _is_worth_it(self, group: Group) -> bool:
         """Whether an element might start at once if one more position were let in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path
@@ -54,10 +54,10 @@ class GeneratorItems:
             for node, items in plan.generators.items()
         }
         self._opening: dict[DAGNode, Opening] = {}  # by generator, where nodes wait for it
-        self.to_let_in = 0
-        """Items that are in rows, and become elements at once."""
+        self.to_let_in: dict[tuple[Group, Path], None] = {}
+        """The rows with new items, with the groups whose elements these become at once."""
 
-    def take(self, node: Any, items: Sequence[Any]) -> None:
+    def take(self, node: Any, items: Iterable[Any]) -> None:
         """Append items of a generator, or of an element of one. Its row begins with the first.
 
         The generator must not change an item any more.
@@ -68,8 +68,8 @@ class GeneratorItems:
         row = growing.begun(path)
         for item in items:
             row.append(item)
-        if growing.is_let_in_at_once:
-            self.to_let_in += len(items)
+        if growing.own is not None:
+            self.to_let_in[growing.own, path] = None
         if is_new:
             self._begin_row(growing, path)
         if growing.is_zipped:  # another list has ended, perhaps, and this one goes on
@@ -87,6 +87,10 @@ class GeneratorItems:
     def enough(self, node: Any) -> int:
         """How many further items a generator is allowed at a time, at least."""
         return self._growing_row(node)[0].enough
+
+    def spare(self, node: Any) -> int:
+        """How many items a generator may still make, at most, when it is allowed more."""
+        return self._growing_row(node)[0].spare
 
     def wait_for_row(self, opening: Opening) -> None:
         """End ``opening`` when the row of its generator begins, which may have happened already."""

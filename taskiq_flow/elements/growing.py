@@ -17,8 +17,8 @@ class GrowingRows:
     """The rows of one generator: one for each of its elements, or one for a node that runs once.
 
     ``axis``: of the items. ``rows``: by path, those that have begun. ``is_zipped``: whether items
-    are taken together with elements of other lists. ``is_let_in_at_once``: whether items become
-    elements as soon as they are there, whatever becomes of those that take them.
+    are taken together with elements of other lists. ``own``: the group whose positions are items,
+    and which has no other nodes.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class GrowingRows:
         self.is_zipped = any(len(layout.groups[number].places) > 1 for number in readers)
         self._readers = [layout.groups[number] for number in sorted(readers)]
         self._takers = [group for group in self._readers if group.is_taken]
-        self.is_let_in_at_once = len(self._takers) < len(self._readers)
+        self.own = next((group for group in self._readers if not group.is_taken), None)
         # One that waits for what cannot go on while this generator waits says nothing about room:
         # it would wait for itself.
         held_up = self._held_up(plan, layout)
@@ -83,6 +83,11 @@ class GrowingRows:
     def enough(self) -> int:
         """How many more items a generator is told of at least, so that it is not told of each."""
         return max(1, self.node.window // 2)
+
+    @property
+    def spare(self) -> int:
+        """How many items it may still make, at most, when it is told of as many."""
+        return self.node.window - self.enough
 
     def lead(
         self, path: Path, unread: int | None, free: Callable[[Group], float], in_flight: int

@@ -55,6 +55,7 @@ class Generating:
         self._pause = pause
         self._advance = advance
         self._in_flight: dict[NodeRun, Grant] = {}  # with the newest grant of each
+        self._short: dict[NodeRun, None] = {}  # those that would be told of further items
         self._workers: dict[NodeRun, list[str]] = {}  # that have begun to execute its task
         self._ended_while_queued: dict[NodeRun, TaskiqResult[Any]] = {}
         self._loop = asyncio.get_running_loop()
@@ -137,6 +138,7 @@ class Generating:
     def forget(self, node_run: NodeRun) -> None:
         """A node has ended."""
         self._in_flight.pop(node_run, None)
+        self._short.pop(node_run, None)
         self._workers.pop(node_run, None)
 
     def stop(self) -> None:
@@ -177,7 +179,8 @@ class Generating:
 
     def _let_go_on(self) -> None:
         self._looking = None
-        for node_run, grant in list(self._in_flight.items()):
+        for node_run in list(self._short):
+            grant = self._in_flight[node_run]
             more = grant.have + self._lead(node_run) - grant.may
             if not node_run.is_expected or more < self._mapped.enough(node_run.node):
                 continue
@@ -216,3 +219,8 @@ class Generating:
 
     def _set(self, node_run: NodeRun, grant: Grant) -> None:
         self._in_flight[node_run] = node_run.grant = grant
+        # One that may still make more goes on without a look at it, of however many there are.
+        if grant.may - grant.have > self._mapped.spare(node_run.node):
+            self._short.pop(node_run, None)
+        else:
+            self._short[node_run] = None

@@ -238,6 +238,10 @@ class MappedNodes:
         """How many more items a generator is told of at least."""
         return self._generator_items.enough(node)
 
+    def spare(self, node: Any) -> int:
+        """How many items a generator may still make, at most, when it is told of more."""
+        return self._generator_items.spare(node)
+
     def _item_name(self, node: Any, index: int) -> str:
         path = node.path if isinstance(node, Element) else ()
         return element_name(as_whole(node).task_name, (*path, index))
