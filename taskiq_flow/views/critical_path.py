@@ -61,8 +61,12 @@ def critical_path(
 
 
 def _rank(node: NodeView, length: float) -> tuple[bool, float, float]:
-    """What makes a node the last one of the critical path, the greatest first."""
-    return node.state != "skipped", length, node.ended_at or 0.0
+    """What makes a node the last one of the critical path, the greatest first.
+
+    A map is skipped when the generator of its items has failed, though elements of it have run.
+    """
+    has_run = node.state != "skipped" or node.longest > 0
+    return has_run, length, node.ended_at or 0.0
 
 
 def stage_of(node: NodeView, since: float | None = None) -> Stage:

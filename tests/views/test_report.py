@@ -495,6 +495,28 @@ def test_an_element_may_run_longer_than_all_of_what_is_before_its_node() -> None
     assert (report.critical_path, report.ideal_seconds) == (("n",), 4.0)
 
 
+@virtually
+async def test_a_map_that_is_skipped_as_its_generator_has_failed_is_on_the_path() -> None:
+    """Elements of it have run, and the run has ended with the last of them."""
+    listener = Viewing()
+
+    async def pages() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.sleep(2)
+        raise ConnectionError
+
+    async def words(page: int) -> int:
+        await asyncio.sleep(5)
+        return page
+
+    dag = DAGBuilder().node(pages).node(words, inputs={"page": "pages"}, map_over="pages").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect", listeners=[listener])
+    await engine.execute({})
+    assert listener.view.nodes["words"].state == "skipped"
+    report = RunReport.of(listener.view)
+    assert (report.critical_path, report.ideal_seconds) == (("pages", "words"), 5.0)
+
+
 def test_a_report_of_what_is_no_view_says_what_to_give() -> None:
     status: Any = {"nodes": {}}
     with pytest.raises(TypeError, match=r"was given a dict; give it a RunView: .*RunReader"):
