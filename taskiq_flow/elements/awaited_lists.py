@@ -38,6 +38,8 @@ class AwaitedLists:
 
     def reach(self, group: Group, prefix: Path) -> None:
         """Open the list of a group at a position that was let in, or wait until it is there."""
+        if all(mapped.is_dead for mapped in group.tree):  # what leads to the list may be gone
+            return
         worst = COMPLETED
         for axis, place in group.awaits.items():
             at = place(prefix)

@@ -551,5 +551,32 @@ async def test_a_list_that_is_read_again_for_each_element_of_another_stays_to_th
     ]
 
 
+@virtually
+async def test_a_source_is_read_on_for_one_node_where_another_will_never_have_lists() -> None:
+    """The elements of "report" take lists of a map whose own list has failed."""
+
+    def broken() -> list[int]:
+        raise ConnectionError
+
+    async def pages() -> AsyncIterator[list[str]]:
+        for page in ("a", "b"):
+            await asyncio.sleep(1)
+            yield [page]
+
+    builder = DAGBuilder().node(broken)
+    over = Product({"pages": 2}, {"broken": 1})
+    builder.node(
+        lambda page, broken: page,
+        name="match",
+        inputs={"page": "pages", "broken": "broken"},
+        map_over=over,
+    )
+    builder.node(len, name="report", inputs={"obj": "match"}, map_over={"match": 1})
+    engine = engine_of(builder, on_error="collect", type_check="off")
+    results = await engine.execute({"pages": pages()})
+    assert isinstance(results["match"], NodeSkipped)
+    assert [skip.because_of for skip in results["report"]] == [("match",), ("match",)]
+
+
 async def listed(page: str) -> list[str]:
     return links(page)
