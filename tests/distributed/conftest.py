@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from taskiq import AsyncBroker
 
 from tests.distributed.app import KINDS, Settings, started
@@ -28,10 +30,21 @@ APP = "tests.distributed.app:from_environment"
 AT_LENGTH = bool(os.environ.get("TASKIQ_FLOW_TESTS_AT_LENGTH"))
 """Whether tests last as long as what they are about, as ``scripts/production`` has them."""
 
+ENGINES_ON_UVLOOP = ("test_contract", "test_generators", "test_maps", "test_policies")
+
 CONTRACT = "contract"
 """The queues of workers that several modules share."""
 
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The engines of some modules are on uvloop, as those within many services are."""
+    if item.path.stem in ENGINES_ON_UVLOOP:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 class Farm:
