@@ -1,11 +1,11 @@
 """The events that a run sends to its listeners.
 
 Every event has its ``run_id``, its number ``seq`` in the run, from 1 on and without a gap, and
-``at``, the event loop's monotonic time in seconds. Events of nodes have the number of an attempt as
-``attempt``, from 1 on. A fallback counts as one more attempt; 0 stands for what no attempt gave.
-The events of a mapped node's elements have names such as ``embed[3]``, and their place as
-``index``. ``Event`` is a closed union: a listener that matches all of its members handles every
-event.
+``at``, the seconds of ``time.monotonic()``, or of an event loop with a time of its own, such as a
+virtual one. Events of nodes have the number of an attempt as ``attempt``, from 1 on. A fallback
+counts as one more attempt; 0 stands for what no attempt gave. The events of a mapped node's
+elements have names such as ``embed[3]``, and their place as ``index``. ``Event`` is a closed union:
+a listener that matches all of its members handles every event.
 
 ``to_dict()`` of each event makes plain data for JSON, in the form in which other processes get it.
 Its ``type`` says which event it is. Values and errors are represented by previews.

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"errors"},
     {"previews"},
-    {"events", "cleanup", "giving_way", "reconnect", "suggestions", "version"},
+    {"events", "cleanup", "clock", "giving_way", "reconnect", "suggestions", "version"},
     {"drawing", "notes", "transport", "processes"},
     {"views"},
     {"values"},

@@ -19,6 +19,7 @@ from taskiq_flow.cli.output import Row, say, show, show_json, show_table, sign, 
 from taskiq_flow.cli.running import EngineOptions
 from taskiq_flow.cli.signals import Signals
 from taskiq_flow.cli.timeline import report_lines
+from taskiq_flow.clock import clock_of
 from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
@@ -298,7 +299,7 @@ async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: 
 async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
     """Events of another process with times of the clock of this one."""
     ahead = 0.0
-    clock = asyncio.get_running_loop().time
+    clock = clock_of(asyncio.get_running_loop())
     async with aclosing(events):
         async for event in events:
             if isinstance(event, RunStarted) and event.time:

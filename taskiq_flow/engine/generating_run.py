@@ -84,7 +84,7 @@ class GeneratingRun(MappedRun):
 
     def _limit_item(self, node_run: NodeRun) -> None:
         """The time begins in which a generator has to make its next item."""
-        self._set_timer(node_run, node_run.on_items(self._loop.time()))
+        self._set_timer(node_run, node_run.on_items(self._events.now()))
 
     def _on_attempt_timeout(self, node_run: NodeRun) -> None:
         if not self._generating.keeps_timeout(node_run):

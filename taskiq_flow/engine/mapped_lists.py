@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -69,7 +68,6 @@ class MappedLists:
         self._log = log
         self._input_node = input_node
         self._collects = collects
-        self._loop = asyncio.get_running_loop()
         self.held_back: dict[tuple[DAGNode, Path], tuple[Any, Missing]] = {}
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
@@ -238,7 +236,7 @@ class MappedLists:
     def _cut(self, node: Any) -> NodeSkipped:
         """What stands in the place of a list of which elements are missing."""
         because_of, reason = self._state.reason_to_skip(node)
-        name, at = node.task_name, self._loop.time()
+        name, at = node.task_name, self._events.now()
         return NodeSkipped(self._state.run_id, at, name, because_of, reason, node.index)
 
     def _note_finished(

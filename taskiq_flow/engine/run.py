@@ -216,7 +216,7 @@ class Run:
             error = result.error or _without_error(node_run.node)
             if isinstance(error, TaskLostError):  # it may be executed all the same
                 self._completions.revoke_task(node_run.task_id)
-            seconds = max(result.execution_time, node_run.running_for(self._loop.time()))
+            seconds = max(result.execution_time, node_run.running_for(self._events.now()))
             self._carry_out(node_run, node_run.on_error(error, seconds))
         except BaseException as error:  # whatever it is, the run must end: else it would hang
             self.end(error)
@@ -263,7 +263,7 @@ class Run:
 
     def _limit_time(self, node_run: NodeRun) -> None:
         tells_begin = self._completions.tells_begin
-        self._set_timer(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
+        self._set_timer(node_run, node_run.on_sent(self._events.now(), tells_begin=tells_begin))
 
     def _set_timer(self, node_run: NodeRun, seconds: float | None) -> None:
         if seconds is not None and not self._is_over:
@@ -293,7 +293,7 @@ class Run:
             case MakeItems():
                 self._make_items(node_run)
             case Wait(seconds):
-                node_run.suspended_at = self._loop.time()
+                node_run.suspended_at = self._events.now()
                 self._suspended.wait(node_run, seconds)
             case WaitFor(pending):
                 self._suspended.wait_for(node_run, pending)

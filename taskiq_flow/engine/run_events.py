@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from taskiq_flow.clock import clock_of
 from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.call_text import item_text
@@ -36,16 +37,6 @@ from taskiq_flow.previews import Preview
 from taskiq_flow.values.inspection import NEVER_CHANGE
 
 
-def _clock() -> Callable[[], float]:
-    """The clock of the running loop: what its method calls, unless that is another one.
-
-    Each node reads it three times.
-    """
-    time_of_loop = asyncio.get_running_loop().time
-    is_usual = getattr(time_of_loop, "__func__", None) is asyncio.BaseEventLoop.time
-    return time.monotonic if is_usual else time_of_loop
-
-
 class RunEvents:
     """Makes the events of one run and gives them to its listeners.
 
@@ -58,7 +49,7 @@ class RunEvents:
     ) -> None:
         self._run_id = run_id
         self._hand_over = hand_over
-        self.now = _clock()
+        self.now = clock_of(asyncio.get_running_loop())
         self.listeners = listeners
         self._notes = listeners.notes  # each node adds three: ``note`` would be a call for each
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, Self, TextIO
 
 from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.clock import clock_of
 from taskiq_flow.errors import ConfigurationError, describe
 from taskiq_flow.events import Event, RunStarted
 from taskiq_flow.journal.earlier import earlier_run
@@ -118,7 +119,7 @@ class Progress:
                 return
             began = time.perf_counter()
             shown = [(other.view, other.earlier) for other in self._runs.values()]
-            self._draw(self._display.show, shown, run.loop.time())
+            self._draw(self._display.show, shown, clock_of(run.loop)())
             self._pause = max(SHORTEST_PAUSE, (time.perf_counter() - began) * _SHARE)
             if self._display.moves and not self._is_closed:
                 run.timer = run.loop.call_later(self._pause, self._show, run)
