@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
@@ -107,9 +108,9 @@ def test_a_replaced_time_is_kept(
 
 
 def test_a_subclass_of_uvloop_may_have_a_time_of_its_own() -> None:
-    uvloop = pytest.importorskip("uvloop")
+    base: Any = pytest.importorskip("uvloop").Loop
 
-    class Half(uvloop.Loop):  # type: ignore[misc]
+    class Half(base):  # type: ignore[misc]
         def time(self) -> float:
             return 7.0
 
