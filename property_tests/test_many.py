@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections import Counter
 from contextlib import aclosing
@@ -27,13 +28,22 @@ def inputs_of(graph: Graph, count: int) -> list[dict[str, Any]]:
 
 
 @settings(max_examples=settings().max_examples // 2)  # each runs a graph several times
-@given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans(), PASS_BY)
+@given(
+    graphs(),
+    LIMITS,
+    st.integers(0, 4),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([0, 0, 1, 5]),
+    PASS_BY,
+)
 def test_many_inputs_have_the_results_of_as_many_runs(
     graph: Graph,
     limit: int | None,
     inputs: int,
     task_limit: int,
     ordered: bool,  # noqa: FBT001 - hypothesis passes it by name
+    reading: int,
     pass_by: PassBy,
 ) -> None:
     given_inputs = inputs_of(graph, inputs)
@@ -49,7 +59,11 @@ def test_many_inputs_have_the_results_of_as_many_runs(
         )
         alone = [(n, await read(await engine.execute(each))) for n, each in enumerate(given_inputs)]
         many = engine.execute_many(given_inputs, task_limit=task_limit, ordered=ordered, whole=True)
-        return alone, [(n, await read(results)) async for n, results in many]
+        together = []
+        async for n, results in many:
+            together.append((n, await read(results)))
+            await asyncio.sleep(reading)
+        return alone, together
 
     with warnings.catch_warnings(action="ignore"):
         alone, together = run_virtually(main())

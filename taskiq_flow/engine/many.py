@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,14 +15,23 @@ Pair = tuple[str, Any]
 
 
 class HeldBack:
-    """Counts the runs that have ended and wait for an earlier one, where results come in order."""
+    """Counts the runs that have ended and wait for an earlier one, where results come in order.
+
+    ``when_fewer``: called when one of them waits no longer.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.when_fewer: Callable[[], object] = int
 
     def __call__(self) -> int:
         """For the run, which reads no further ahead than there is room."""
         return self.count
+
+    def let_go(self) -> None:
+        """One of them has been read."""
+        self.count -= 1
+        self.when_fewer()
 
 
 async def in_order(pairs: AsyncGenerator[Pair, None], held: HeldBack) -> AsyncGenerator[Pair, None]:
@@ -43,7 +52,7 @@ async def in_order(pairs: AsyncGenerator[Pair, None], held: HeldBack) -> AsyncGe
                     waiting.setdefault(number, []).append(pair)
                 while turn in ended:
                     ended.remove(turn)
-                    held.count -= 1
+                    held.let_go()
                     turn += 1
                     for earlier in waiting.pop(turn, ()):
                         yield earlier

@@ -67,13 +67,14 @@ class MappedRun(Run):
 
     def _begin(self) -> None:
         self._mapped.start()
+        if self._spec.ahead is not None:
+            self._spec.ahead.when_fewer = self._look_after_reading
 
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
         if self._room.waits_for_reader:
-            self._room.waits_for_reader = self._room.lets_in_none = False  # until known anew
-            self._loop.call_soon(self.advance)
+            self._look_after_reading()
         if isinstance(node, Element):
             if type(value) not in NEVER_CHANGE:
                 value = self._to_reader(node, value)
@@ -82,6 +83,11 @@ class MappedRun(Run):
         if isinstance(node, str):  # ``RUN_ENDED``
             return RUN_ENDED, Item(*value)
         return node.task_name, self._to_reader(node, value)
+
+    def _look_after_reading(self) -> None:
+        """There may be more room, as the reader has read more."""
+        self._room.waits_for_reader = self._room.lets_in_none = False  # until known anew
+        self._loop.call_soon(self.advance)
 
     # Elements
 

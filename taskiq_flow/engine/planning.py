@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
@@ -11,7 +11,14 @@ from taskiq_flow.dataflow.many import graph_of_many
 from taskiq_flow.dataflow.plan import Order, Plan
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
-from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, Items, NodeOptions, RunSettings, RunSpec
+from taskiq_flow.engine.run_spec import (
+    PLAIN_OPTIONS,
+    Ahead,
+    Items,
+    NodeOptions,
+    RunSettings,
+    RunSpec,
+)
 from taskiq_flow.errors import GraphError, SerializationError
 from taskiq_flow.values.isolation import Isolation, Take
 
@@ -30,7 +37,7 @@ class Planner:
         order: Order,
         type_check: TypeCheck,
         *,
-        ahead: Callable[[], int] | None = None,
+        ahead: Ahead | None = None,
         shows_failures: bool = False,
     ) -> None:
         self.dag = dag
@@ -92,7 +99,7 @@ class Planner:
         return self._ahead is not None
 
     def of_many(
-        self, outputs: Iterable[str] | None, ahead: Callable[[], int], *, shows_failures: bool
+        self, outputs: Iterable[str] | None, ahead: Ahead, *, shows_failures: bool
     ) -> Planner:
         """Plans one run of the graph for each of many inputs, which are its input ``SOURCE``."""
         plan = self.dag.plan()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from taskiq_flow.dataflow.description import Description
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -26,6 +26,19 @@ Items = bool | Literal["only"]
 """Whether elements of mapped nodes are yielded; ``"only"``: in place of their lists."""
 
 OnError = Literal["raise", "continue", "collect"]
+
+
+class Ahead(Protocol):
+    """How many of many runs have ended and are held back from the reader.
+
+    ``when_fewer``: called when there are fewer.
+    """
+
+    when_fewer: Callable[[], object]
+
+    def __call__(self) -> int:
+        """Their number."""
+
 
 _ONCE = Retry(attempts=1)
 
@@ -191,7 +204,7 @@ class RunSpec:
     by_value: Collection[Any] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     take: Take = isolated
-    ahead: Callable[[], int] | None = None
+    ahead: Ahead | None = None
     shows_failures: bool = False
     describe: Callable[[], Description] = Description
 

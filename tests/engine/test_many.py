@@ -166,6 +166,35 @@ async def test_inputs_that_are_held_back_do_not_hold_up_the_one_they_wait_for(
 
 
 @virtually
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_reader_that_waits_between_ordered_results_is_given_all_of_them(
+    *, whole: bool
+) -> None:
+    engine, found = engine_of(DAGBuilder().node(slow)), []
+    async for index, *_ in engine.execute_many(
+        [{"seconds": 1.0}] * 3, task_limit=1, ordered=True, whole=whole
+    ):
+        found.append(index)
+        await asyncio.sleep(5)
+    assert found == [0, 1, 2]
+
+
+@virtually
+async def test_an_input_takes_the_place_of_each_result_that_was_held_back_and_is_read() -> None:
+    began = []
+
+    async def noting(seconds: float) -> None:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(seconds)
+
+    engine = engine_of(DAGBuilder().node(noting))
+    inputs = [{"seconds": n} for n in (10.0, 1.0, 1.0, 1000.0, 1.0)]
+    async for index, _ in engine.execute_many(inputs, task_limit=4, ordered=True, whole=True):
+        await asyncio.sleep(100 if index < 3 else 0)
+    assert began == [0, 0, 0, 0, 10 + 100]
+
+
+@virtually
 async def test_the_source_is_read_no_further_than_its_reader() -> None:
     source = Source()
     many = engine_of(DAGBuilder().node(slow)).execute_many(source(), task_limit=4)
