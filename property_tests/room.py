@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from taskiq_flow.dataflow.axes import lists_of
+from taskiq_flow.dataflow.axes import is_within, lists_of
 from taskiq_flow.elements.element import Element
 from taskiq_flow.elements.elements import Elements
 from taskiq_flow.elements.generator_items import GeneratorItems
@@ -88,11 +88,18 @@ def is_empty(cells: Any) -> bool:
 
 
 def is_taken_along(elements: Elements, giver: Mapped, key: str) -> bool:
-    """Whether all that take a key, or the failures beside it, do so along the same axes."""
+    """Whether all that take a key, or the failures beside it, do so along the same axes.
+
+    Perhaps together with those of other lists, which may be shorter or not there.
+    """
     failures = f"{giver.plan.node.task_name}.failures"
     takers = [
         other
         for other in elements._mapped.values()
         if any(taking.key in (key, failures) for taking in other.taking)
     ]
-    return not giver.opens and all(other.plan.axes == giver.plan.axes for other in takers)
+    own = giver.plan.axes
+    return not giver.opens and all(
+        len(other.plan.axes) == len(own) and all(map(is_within, own, other.plan.axes))
+        for other in takers
+    )

@@ -69,8 +69,8 @@ def not_lists(value: Any, depth: int) -> Iterator[Any]:
 class Row:
     """The values of one list by position. ``known``: how many there are so far.
 
-    ``is_cut``: whether whoever gives it has failed, so that there are no more. ``left_by``: the
-    numbers of the groups that read it no further, though it may go on.
+    ``is_cut``: whether whoever gives it has failed, so that there are no more. ``left_by``: by the
+    numbers of the groups that read it no further, though it may go on, how many they have read.
     """
 
     __slots__ = (
@@ -94,7 +94,7 @@ class Row:
         self.known = len(self._values)
         self.is_ended = values is not None
         self.is_cut = False
-        self.left_by: set[int] = set()
+        self.left_by: dict[int, int] = {}
 
     @classmethod
     def of_source(cls, source: Source, take: Take) -> Row:

@@ -189,7 +189,11 @@ class ElementEnds:
         del group.cursors[cursor.prefix]
         if isinstance(cursor.row, Zipped):
             for _, row in cursor.row.rows:
-                row.left_by.add(group.number)
+                row.left_by[group.number] = cursor.next
+            if not cursor.row.is_even:
+                self._drop_left(group, cursor.prefix)
+        else:
+            cursor.row.left_by[group.number] = cursor.next
 
     def never(self, mapped: Mapped, outcome: int) -> None:
         """A node will have no elements, as its outermost lists have ended so."""
@@ -202,17 +206,20 @@ class ElementEnds:
                     alive.discard(mapped)
                     if not alive:
                         self._release(group, path)
+                if not group.held:
+                    self._drop_left(group, ())
 
     def never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
         """There will be no list at a position: each node within ends there, once."""
         for axis, place in group.places.items():
             if (row := self._lists.row(axis, place(prefix))) is not None:
-                row.left_by.add(group.number)
+                row.left_by[group.number] = 0
         for mapped in group.tree:
             if mapped.is_dead:
                 continue
             mapped.outcomes.put(prefix, outcome)
             self._end_without(mapped, prefix, outcome)
+        self._drop_left(group, prefix)
 
     def _end_without(self, mapped: Mapped, at: Path, outcome: int) -> None:
         """A node will have no list at a place: end what it has there, once, when it may end."""
@@ -284,6 +291,10 @@ class ElementEnds:
         if self._tells_positions and group.depth == 1 and group.members:
             self._tell_position(group, path)
         self._values.drop(group, path, self._listener.forget)
+
+    def _drop_left(self, group: Group, prefix: Path) -> None:
+        """Drop what a group never takes of lists within a path, as it reads these no further."""
+        self._values.drop_left(group, prefix, self._listener.forget)
 
     def _tell_position(self, group: Group, path: Path) -> None:
         first = group.members[0].plan.node.task_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from taskiq_flow.dataflow.axes import (
     Axis,
@@ -186,39 +186,57 @@ class Cursor:
 class Dropping:
     """The values that nodes have at a position. They are dropped when it has ended in some groups.
 
-    ``groups``: how many these are: the nodes' own, and others whose nodes take their values, later
-    or together with those of other lists.
+    ``groups``: the nodes' own, and others whose nodes take their values, later or together with
+    those of other lists. ``is_shared``: whether there are several.
     """
 
-    __slots__ = ("cells", "ended", "groups", "nodes")
+    __slots__ = ("cells", "ended", "groups", "is_shared", "nodes")
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
         self.nodes: list[Mapped] = []
         self.cells: list[Cells] = []
         self.ended = Cells()  # by path: in how many of the groups, if not in all
         self.groups = groups
+        self.is_shared = len(groups) > 1
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Dropping:
         """What is dropped when a position has ended in all of these groups."""
         if len(groups) == 1:
             for dropping in groups[0].drops:
-                if dropping.groups == 1:
+                if not dropping.is_shared:
                     return dropping
-        dropping = cls(len(groups))
+        dropping = cls(groups)
         for group in groups:
             group.drops.append(dropping)
         return dropping
 
-    def is_due(self, path: Path) -> bool:
+    def is_due(self, path: Path, lets_in: LetsIn) -> bool:
         """A position has ended in one more of several groups. Whether it was the last one."""
         before = self.ended.get(path)
         ended = 1 if before is ABSENT else before + 1
-        if ended < self.groups:
+        if ended < len(self.groups) and ended < self._let_in(path, lets_in):
             self.ended.put(path, ended)
-        else:
+            return False
+        self.ended.drop(path)
+        return True
+
+    def due(self, prefix: Path, depth: int, lets_in: LetsIn) -> list[Path]:
+        """The positions within a path that have ended wherever they are let in."""
+        ended = [*self.ended.items_within(prefix, depth)]
+        found = [path for path, count in ended if count >= self._let_in(path, lets_in)]
+        for path in found:
             self.ended.drop(path)
-        return ended == self.groups
+        return found
+
+    def _let_in(self, path: Path, lets_in: LetsIn) -> int:
+        """In how many of the groups a position has been let in, or still may be."""
+        groups = self.groups
+        return sum(not group.leaves_some or lets_in(group, path) for group in groups)
+
+
+LetsIn: TypeAlias = Callable[["Group", Path], bool]
+"""Whether a group has let in a position that another one has, or still may."""
 
 
 class Group:
@@ -231,7 +249,10 @@ class Group:
     generator. ``foreign``: how elements of other groups are taken, which have to be let in before.
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys whose values are dropped with its positions. ``let_in``: how many positions.
+    ``sources``: keys whose values are dropped with its positions. ``leaves_some``: whether it never
+    lets in some positions of a list that others may; ``left``: values of its nodes that are dropped
+    with the positions of others, but at those that none of them lets in. ``let_in``: how many
+    positions.
     ``last_from``: a number of these before which it is known that those left are not the last ones.
     ``items``: the groups that let in the items of generators, of which this one reads the rows.
     ``parked``: the positions of its parent at which its lists are not there yet.
@@ -268,6 +289,8 @@ class Group:
         self.room = math.inf
         self.sources: list[tuple[str, Dropping]] = []
         self.drops: list[Dropping] = []
+        self.leaves_some = False
+        self.left: list[Dropping] = []
         self.failed: set[Path] = set()
         self.passed_over: Collection[int] = ()
         self.lists: list[tuple[Mapped, int]] = []

@@ -101,7 +101,7 @@ class Groups:
         users = {n for n, group in enumerate(self._plan.groups) if key in keys_of(group.axes)}
         readers = {group.number for group in self.roots if key in lists_of(group.axis)}
         if all(n in readers or readers & self._plan.groups[n].held_by for n in users):
-            dropping = Dropping(len(readers))
+            dropping = Dropping([self.groups[number] for number in readers])
             for number in readers:
                 self.groups[number].sources.append((key, dropping))
 
@@ -233,12 +233,14 @@ class Groups:
                 return
             if found not in passes:
                 passes.append(found)
+        droppings: list[Dropping] = []
         if len(passes) > 1 and not group.is_taken:  # items end before others are let in
             passes.remove(group)
-        dropping = Dropping.of(passes)
-        dropping.nodes.append(mapped)
+            droppings.append(left := Dropping(passes))
+            group.left.append(left)
+        droppings.append(Dropping.of(passes))
         within = [g for g in mapped.ancestors if g.depth > group.depth]
-        cells = [d.ended for g in within for d in g.drops if d.groups > 1 and mapped in d.nodes]
+        cells = [d.ended for g in within for d in g.drops if d.is_shared and mapped in d.nodes]
         cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
             cells += gathers.values.values()
@@ -249,7 +251,9 @@ class Groups:
                 cells.append(self.cells[key])
         if min(listed, default=-1) >= group.depth and self.returned[node] not in cells:
             cells.append(self.returned[node])
-        dropping.cells += cells
+        for dropping in droppings:
+            dropping.nodes.append(mapped)
+            dropping.cells += cells
 
     def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
         """Whether a position has the same number in both. The other may take lists together."""

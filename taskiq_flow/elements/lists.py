@@ -138,5 +138,20 @@ class Lists:
             for at in [at for at in rows if at[: group.depth] == path]:
                 del rows[at]
         for key, dropping in group.sources:
-            if dropping.groups == 1 or dropping.is_due(path):
+            if not dropping.is_shared or dropping.is_due(path, self.lets_in):
                 self.source(key).drop(path[0])
+
+    def drop_left(self, group: Group) -> None:
+        """Drop the values of sources that this group never lets in, and others have done with."""
+        for key, dropping in group.sources:
+            for path in dropping.due((), 1, self.lets_in):
+                self.source(key).drop(path[0])
+
+    def lets_in(self, group: Group, path: Path) -> bool:
+        """Whether a group has let in a position that another one has, or still may."""
+        prefix = path[:-1]
+        for axis, place in group.places.items():
+            row = self.rows[axis].get(place(prefix))
+            if row is not None and group.number in row.left_by:
+                return path[-1] < row.left_by[group.number]
+        return bool(group.held) and not group.never_reads(prefix)

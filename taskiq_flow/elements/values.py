@@ -12,7 +12,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join
 from taskiq_flow.elements.cells import ABSENT, Cells
 from taskiq_flow.elements.element import Element, failure_within, place_of
-from taskiq_flow.elements.group import Group, Mapped, Taking
+from taskiq_flow.elements.group import Dropping, Group, Mapped, Taking
 from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.events import Failure
@@ -165,20 +165,37 @@ class ElementValues:
 
         ``forget``: called with the name of each element that has not completed.
         """
-        index = path[0]
         for dropping in group.drops:
-            if dropping.groups > 1 and not dropping.is_due(path):
-                continue
-            if group.depth == 1:
-                for cells in dropping.cells:
-                    cells.root.pop(index, None)
-            else:
-                for cells in dropping.cells:
-                    cells.drop(path)
-            for mapped in dropping.nodes:
-                if mapped.outcomes.root or mapped.gathers:
-                    _drop_outcomes(mapped, path, group.depth, forget)
+            if not dropping.is_shared or dropping.is_due(path, self._lists.lets_in):
+                _drop(dropping, path, forget)
+        for dropping in group.left:
+            if self._is_left(dropping, path):
+                _drop(dropping, path, forget)
         self._lists.drop(group, path)
+
+    def drop_left(self, group: Group, prefix: Path, forget: Callable[[str], None]) -> None:
+        """Drop what is at positions that a group never lets in, where others have done with it.
+
+        It reads no list within ``prefix`` any more.
+        """
+        group.leaves_some = True
+        for dropping in group.drops:
+            for path in dropping.due(prefix, group.depth, self._lists.lets_in):
+                _drop(dropping, path, forget)
+        for items in group.items:
+            for dropping in items.left:
+                for cells in dropping.cells:
+                    for path, _ in [*cells.items_within(prefix, items.depth)]:
+                        if len(path) == items.depth and self._is_left(dropping, path):
+                            _drop(dropping, path, forget)
+        self._lists.drop_left(group)
+
+    def _is_left(self, dropping: Dropping, path: Path) -> bool:
+        """Whether none of these groups lets in a position that has ended in another one."""
+        for group in dropping.groups:
+            if not group.leaves_some or self._lists.lets_in(group, path):
+                return False
+        return True
 
 
 def _failures(cells: Cells, at: Path) -> list[Failure]:
@@ -192,8 +209,23 @@ def _if_completed(outcomes: Cells, values: Callable[[Path], Any], at: Path) -> A
     return values(at) if outcomes.around(at) == COMPLETED else ABSENT
 
 
+def _drop(dropping: Dropping, path: Path, forget: Callable[[str], None]) -> None:
+    if len(path) == 1:
+        index = path[0]
+        for cells in dropping.cells:
+            cells.root.pop(index, None)
+    else:
+        for cells in dropping.cells:
+            cells.drop(path)
+    for mapped in dropping.nodes:
+        if mapped.outcomes.root or mapped.gathers:
+            _drop_outcomes(mapped, path, len(path), forget)
+
+
 def _drop_outcomes(mapped: Mapped, path: Path, depth: int, forget: Callable[[str], None]) -> None:
-    """Drop how the elements of a node within a path have ended."""
+    """Drop how the elements of a node within a path have ended, if it came to be there."""
+    if mapped.outcomes.place_of(path) != path:
+        return
     name = mapped.plan.node.task_name
     for inner, _ in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
         forget(element_name(name, inner))

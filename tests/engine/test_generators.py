@@ -662,6 +662,64 @@ async def test_items_of_which_a_later_pass_takes_some_are_dropped_with_their_pos
     assert at_the_end[-1] <= 4
 
 
+async def list_beside(kind: str) -> list[int]:
+    if kind == "failing late":
+        await asyncio.sleep(10)
+    if kind.startswith("failing"):
+        raise ValueError
+    return [0] * 3 if kind == "shorter" else []
+
+
+@virtually
+@pytest.mark.parametrize("others", ["shorter", "empty", "failing", "skipped", "failing late"])
+@pytest.mark.parametrize("made_by", ["generator", "mapped generator", "map", "source"])
+@pytest.mark.parametrize("are_taken", [False, True])
+async def test_values_that_a_list_beside_them_leaves_over_are_dropped(
+    made_by: str, others: str, *, are_taken: bool
+) -> None:
+    class Big:
+        """It can be referenced weakly."""
+
+    alive: weakref.WeakSet[Big] = weakref.WeakSet()
+
+    async def bigs(row: int = 0) -> AsyncIterator[Big]:
+        for _ in range(100):
+            await asyncio.sleep(1)
+            alive.add(big := Big())
+            yield big
+
+    async def other(row: int = 0) -> list[int]:
+        return await list_beside(others)
+
+    builder, inputs, within = DAGBuilder(), dict[str, Any](), dict[str, Any]()
+    if made_by == "mapped generator":
+        inputs["rows"] = [0]
+        within = {"inputs": {"row": "rows"}, "map_over": "rows"}
+    levels = 2 if within else 1
+    if made_by.endswith("generator"):
+        builder.node(bigs, window=2, **within)
+    elif made_by == "map":
+        inputs["source"] = bigs()
+        builder.node(awaited(lambda big: big), name="bigs", inputs=["source"], map_over="source")
+    else:
+        inputs["bigs"] = bigs()
+    builder.node(other, when=lambda: others != "skipped", **within)
+    if are_taken:
+        builder.node(awaited(id), name="taken", inputs=["bigs"], map_over={"bigs": levels})
+    builder.node(
+        awaited(lambda big, other: other),
+        name="together",
+        inputs=["bigs", "other"],
+        map_over={"bigs": levels, "other": levels},
+    )
+    engine = engine_of(builder, max_parallel=2, values="shared", on_error="collect")
+    most = 0
+    async for _ in engine.execute_async(inputs, items="only"):
+        most = max(most, len(alive))
+    assert most <= 10
+    assert most or (made_by == "source" and not are_taken)  # then nobody reads it
+
+
 @virtually
 async def test_a_generator_does_not_wait_if_its_items_are_taken_whole_only() -> None:
     source = Source(1000)
