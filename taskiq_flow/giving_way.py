@@ -28,7 +28,8 @@ except ImportError:  # neither macOS nor Windows counts the waits of a thread
 else:
 
     def _waits() -> float:
-        return getrusage(RUSAGE_THREAD).ru_nvcsw
+        # Some systems have the field and never count.
+        return getrusage(RUSAGE_THREAD).ru_nvcsw or float("nan")
 
 
 T = TypeVar("T")

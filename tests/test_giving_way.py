@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,13 @@ async def test_a_busy_loop_that_gets_little_of_the_processor_gives_way(
     assert await call
 
 
-async def test_an_idle_loop_is_hardly_woken(clocks: Clocks) -> None:
+@pytest.mark.parametrize("are_waits_counted", [True, False])
+async def test_an_idle_loop_is_hardly_woken(
+    clocks: Clocks, monkeypatch: pytest.MonkeyPatch, *, are_waits_counted: bool
+) -> None:
+    if not are_waits_counted:
+        nothing = SimpleNamespace(ru_nvcsw=0)
+        monkeypatch.setattr(giving_way, "getrusage", lambda _: nothing, raising=False)
     released = threading.Event()
     call = asyncio.ensure_future(giving_way.in_thread(released.wait, 20))
     await asyncio.sleep(0.5)
