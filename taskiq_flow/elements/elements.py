@@ -340,12 +340,13 @@ class Elements:
         keys = self._read_by[group.number]
         if group.depth > 1 or not keys:
             return cursor.next < cursor.row.known
-        has_ended = False
+        has_ended = has_read = False
         try:
             for key in keys:
                 row = self._lists.source(key)
                 if not row.is_ended and row.known <= cursor.next and self.room.has_room(key):
                     if row.read():
+                        has_read = True
                         self._check_value(key, row[row.known - 1])
                     has_ended = has_ended or row.is_ended
         except BaseException as error:  # the source's own
@@ -353,8 +354,8 @@ class Elements:
             if isinstance(error, Exception):
                 return False
             raise
-        # A list may have ended, also one that others map over, or goes on while another has ended.
-        if has_ended or cursor.row.length is not None:
+        # A list may have ended, or goes on while another one has ended with which others take it.
+        if has_ended or (has_read and self._zips):
             self.ends.check_roots()
         return not self.ends.is_stopped and cursor.next < cursor.row.known
 

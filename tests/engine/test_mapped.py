@@ -512,6 +512,14 @@ async def test_lists_of_different_length_fail_the_node_that_takes_them_together(
 
 
 @virtually
+async def test_a_list_beside_an_empty_one_is_longer_also_if_another_node_has_read_it() -> None:
+    builder = DAGBuilder().node(add, name="m", inputs=["xs", "rows"], map_over=["xs", "rows"])
+    builder.node(lambda row, m: row, name="n", inputs=["rows", "m"], map_over={"rows": 2})
+    with pytest.raises(NodeFailedError, match="'rows' has more, 'xs' has 0"):
+        await engine_of(builder).execute({"xs": [], "rows": iter([[1]])})
+
+
+@virtually
 async def test_cancelling_ends_all_elements() -> None:
     ended = 0
 
