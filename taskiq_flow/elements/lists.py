@@ -150,8 +150,9 @@ class Lists:
     def lets_in(self, group: Group, path: Path) -> bool:
         """Whether a group has let in a position that another one has, or still may."""
         prefix = path[:-1]
-        for axis, place in group.places.items():
-            row = self.rows[axis].get(place(prefix))
+        for axis in group.straight:  # others may be read at several places, less far at some
+            row = self.rows[axis].get(prefix)
             if row is not None and group.number in row.left_by:
                 return path[-1] < row.left_by[group.number]
-        return bool(group.held) and not group.never_reads(prefix)
+        is_left = group.straight and group.never_reads(prefix)
+        return bool(group.held) and not is_left

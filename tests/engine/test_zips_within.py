@@ -324,6 +324,29 @@ def test_failures_have_no_more_levels_than_their_node() -> None:
 # Memory
 
 
+async def test_a_list_that_is_shorter_within_one_element_keeps_all_values_for_another() -> None:
+    async def pair(x: int, y: int) -> tuple[int, int]:
+        return x, y
+
+    async def late(pair: tuple[int, int], z: int) -> tuple[int, int]:
+        await asyncio.sleep(0)
+        return pair
+
+    builder = DAGBuilder()
+    builder.node(pair, inputs={"x": "xs", "y": "ys"}, map_over=Product("xs", "ys"))
+    builder.node(
+        late,
+        inputs={"pair": "pair", "z": "zs"},
+        map_over={"pair": 2, "zs": 2},
+        max_parallel=1,
+    )
+    inputs = {"xs": [0, 1], "ys": [0, 1, 2], "zs": [[0], [0, 0, 0]]}
+    pairs = engine_of(builder, on_error="collect").execute_async(inputs, items="only")
+    found = {value.index: value.value async for name, value in pairs if name == "late"}
+    assert isinstance(found.pop(0), NodeFailure)
+    assert found == {place: place for place in [(0, 0), (1, 0), (1, 1), (1, 2)]}
+
+
 async def test_nothing_is_kept_of_an_input_that_has_ended() -> None:
     builder = marking()
     builder.node(joined, name="p", inputs=["words", "marks"], map_over=Product("words", "marks"))
