@@ -471,6 +471,35 @@ class TestCallsWithinCalls:
         dag = DAGBuilder().node(twice).node(double, output="d").build()
         assert await ExecutionEngine(broker, dag).execute({"n": 1}) == {"twice": 4, "d": 2}
 
+    async def test_a_generator_that_calls_generators(self, broker: InMemoryBroker) -> None:
+        @broker.task
+        def letters(word: str) -> Iterator[str]:
+            yield from word
+
+        @broker.task
+        def twice(word: str) -> Iterator[str]:
+            yield from letters(word)
+            yield from letters(word)
+
+        @broker.task
+        async def slow(word: str) -> AsyncIterator[str]:
+            for letter in letters(word):
+                yield letter
+
+        @broker.task
+        async def reversed_(word: str) -> list[str]:
+            return [letter async for letter in slow(word)][::-1]
+
+        builder = DAGBuilder().node(letters).node(twice).node(slow)
+        dag = builder.node(reversed_, name="reversed").build()
+        assert await ExecutionEngine(broker, dag).execute({"word": "ab"}) == {
+            "letters": ["a", "b"],
+            "twice": ["a", "b", "a", "b"],
+            "slow": ["a", "b"],
+            "reversed": ["b", "a"],
+        }
+        assert list(letters("ab")) == ["a", "b"]
+
     async def test_a_task_sent_without_an_engine_is_executed_as_taskiq_does(
         self, broker: InMemoryBroker
     ) -> None:

@@ -17,6 +17,7 @@ from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.processes import child_main
 from taskiq_flow.processes.children import Call, Places, run
 from taskiq_flow.suggestions import suggests_keywords
+from taskiq_flow.values.called import is_awaited_by_taskiq
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,7 +97,7 @@ def runs_in_process(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 def begins_at_once(function: Callable[..., Any]) -> bool:
     """Whether a task's function runs when it is called, without waiting for a thread or a place."""
-    return inspect.iscoroutinefunction(function) and runs_in_process(function) is None
+    return is_awaited_by_taskiq(function) and runs_in_process(function) is None
 
 
 def check_importable(task: Callable[..., Any]) -> None:

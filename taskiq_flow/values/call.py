@@ -15,6 +15,11 @@ from functools import partial
 from typing import Any, Protocol, Self
 
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
+from taskiq_flow.values.called import (
+    CalledAsyncGenerator,
+    CalledGenerator,
+    awaited_by_taskiq,
+)
 from taskiq_flow.values.copying import COPY
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.inspection import NEVER_CHANGE, refuse_once_only
@@ -195,16 +200,19 @@ def taking_calls(
 def _call_for_items(
     function: Callable[..., Any], task_name: str, calling: Calling
 ) -> Callable[..., Any]:
-    async def call_for_items(*args: Any, **kwargs: Any) -> Any:
-        call = present.get()
-        if call is None or not call.is_of(task_name):
-            return function(*args, **kwargs)
+    async def items_of(call: Call, kwargs: dict[str, Any]) -> Any:
         own_args, own_kwargs = calling.arguments(call)
         if call.sink is not None:
             return await call.sink.drive(function(*own_args, **kwargs, **own_kwargs))
         return await listed(function(*own_args, **kwargs, **own_kwargs))
 
-    return call_for_items
+    def call_for_items(*args: Any, **kwargs: Any) -> Any:
+        call = present.get()
+        if call is None or not call.is_of(task_name):
+            return CalledAsyncGenerator(function(*args, **kwargs), _itself)
+        return items_of(call, kwargs)
+
+    return awaited_by_taskiq(call_for_items)
 
 
 def _call_for_items_in_thread(
@@ -216,17 +224,25 @@ def _call_for_items_in_thread(
     tasks that it waits for.
     """
 
-    async def call_for_items(*args: Any, **kwargs: Any) -> Any:
-        call = present.get()
-        if call is None or not call.is_of(task_name):
-            return function(*args, **kwargs)
+    async def items_of(call: Call, kwargs: dict[str, Any]) -> Any:
         own_args, own_kwargs = calling.arguments(call)
         make, sink = partial(function, *own_args, **kwargs, **own_kwargs), call.sink
         if sink is None:
             return await listed_in_own_thread(make, waits=False)
         return await in_own_thread(lambda: sink.drive_in_thread(make()), sink.close, waits=False)
 
-    return call_for_items
+    def call_for_items(*args: Any, **kwargs: Any) -> Any:
+        call = present.get()
+        if call is None or not call.is_of(task_name):
+            return CalledGenerator(function(*args, **kwargs), _itself)
+        return items_of(call, kwargs)
+
+    return awaited_by_taskiq(call_for_items)
+
+
+async def _itself(items: Any) -> Any:
+    """What taskiq makes of a generator that no engine has sent."""
+    return items
 
 
 _WRAPS = "taskiq_flow_wraps"

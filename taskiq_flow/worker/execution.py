@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,12 @@ from taskiq_flow.transport.notice import (
     TELL_AT_ONCE,
     ReplyTo,
 )
-from taskiq_flow.values.call import Calling, Delivered, wrapping
+from taskiq_flow.values.call import Call, Calling, Delivered, wrapping
+from taskiq_flow.values.called import (
+    CalledAsyncGenerator,
+    CalledGenerator,
+    awaited_by_taskiq,
+)
 from taskiq_flow.values.listed import listed
 from taskiq_flow.values.wire import VALUES
 from taskiq_flow.worker.items import SinkToEngine
@@ -111,6 +116,11 @@ class Execution:
         """Whether nobody takes the result of this execution: the task was revoked or sent again."""
         return self.is_revoked or self.is_superseded
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its function, a coroutine function, has begun and not ended."""
+        return self._running is not None
+
     def revoke(self) -> None:
         """Cancel the function if it runs, once; if it has not begun, prevent it from running."""
         if not self.is_revoked and self._running is not None:
@@ -172,88 +182,85 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     calling = calling_of(function)
     if inspect.isasyncgenfunction(function):
-        return _guarded_async(function, _listed(function), calling, _sent(function))
+        return _guarded_generator(function, CalledAsyncGenerator, listed, _sent, calling)
     if calling.gives_items:
-        return _guarded_async(
-            function, _listed_in_thread(function), calling, _sent_in_thread(function)
+        return _guarded_generator(
+            function, CalledGenerator, _listed_in_thread, _sent_in_thread, calling
         )
     if inspect.iscoroutinefunction(function):
-        return _guarded_async(function, function, calling)
+        return _guarded_async(function, calling)
     return _Guarded(function, calling)
 
 
 _IS_GUARDED = "taskiq_flow_is_guarded"
 
 
-def _listed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The coroutine function that gives the list of an async generator function's items."""
-
-    async def call_for_list(*args: Any, **kwargs: Any) -> list[Any]:
-        return await listed(function(*args, **kwargs))
-
-    return call_for_list
+async def _listed_in_thread(items: Generator[Any, Any, Any]) -> list[Any]:
+    """The items of a generator, which runs in a thread of its own."""
+    return await listed_in_own_thread(lambda: items, waits=True)
 
 
-def _listed_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a generator function, which runs in a thread of its own."""
-
-    async def listed(*args: Any, **kwargs: Any) -> list[Any]:
-        return await listed_in_own_thread(partial(function, *args, **kwargs), waits=True)
-
-    return listed
+async def _sent(items: AsyncGenerator[Any, Any], sink: SinkToEngine) -> int:
+    """Send the items of an async generator. Returns how many there are."""
+    async with sink.sending():
+        return await drive(items, sink)
 
 
-def _sent(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The coroutine function that sends an async generator function's items, and counts them."""
-
-    async def sent(sink: SinkToEngine, *args: Any, **kwargs: Any) -> int:
-        async with sink.sending():
-            return await drive(function(*args, **kwargs), sink)
-
-    return sent
-
-
-def _sent_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a generator function, which runs in a thread of its own.
+async def _sent_in_thread(items: Generator[Any, Any, Any], sink: SinkToEngine) -> int:
+    """The same for a generator, which runs in a thread of its own.
 
     One of the worker's pool would be held while the generator waits, and may be needed by the tasks
     that it waits for.
     """
-
-    async def sent(sink: SinkToEngine, *args: Any, **kwargs: Any) -> int:
-        loop = asyncio.get_running_loop()
-
-        def run() -> int:
-            return drive_in_thread(function(*args, **kwargs), sink, loop)
-
-        async with sink.sending():
-            return await in_own_thread(run, sink.close, waits=True)
-
-    return sent
+    loop = asyncio.get_running_loop()
+    async with sink.sending():
+        return await in_own_thread(
+            lambda: drive_in_thread(items, sink, loop), sink.close, waits=True
+        )
 
 
-def _guarded_async(
+def _guarded_generator(
     function: Callable[..., Any],
-    called: Callable[..., Any],
+    called: Callable[[Any, Callable[[Any], Awaitable[Any]]], Any],
+    in_list: Callable[[Any], Awaitable[list[Any]]],
+    sent: Callable[[Any, SinkToEngine], Awaitable[int]],
     calling: Calling,
-    sent: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Wrap a function that is called as a coroutine function.
+    """Wrap a generator function. Awaiting it gives the list, or sends the items.
 
-    ``sent``: is called in its place where its items are to be sent one by one.
+    ``called``: what it gives where no engine has sent the task, and where others call it.
     """
+
+    async def items_of(execution: Execution, call: Call, kwargs: dict[str, Any]) -> Any:
+        own_args, own_kwargs = calling.arguments(call)
+        make = partial(function, *own_args, **{**kwargs, **own_kwargs})
+        if (sink := execution.sink) is not None:
+            return await execution.run(lambda: sent(make(), sink))
+        return calling.result(await execution.run(lambda: in_list(make())))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _refuse(kwargs)
+        execution, delivered = current.get(), kwargs.pop(VALUES, None)
+        if execution is None or not isinstance(delivered, Delivered):
+            return called(function(*args, **kwargs), in_list)
+        return items_of(execution, delivered.call, kwargs)
+
+    setattr(call, _IS_GUARDED, True)
+    return awaited_by_taskiq(wrapping(call, function))
+
+
+def _guarded_async(function: Callable[..., Any], calling: Calling) -> Callable[..., Any]:
+    """Wrap a coroutine function."""
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         _refuse(kwargs)
         execution, delivered = current.get(), kwargs.pop(VALUES, None)
-        if execution is None:
-            return await called(*args, **kwargs)
+        if execution is None or execution.is_running:  # then a task calls this one as a function
+            return await function(*args, **kwargs)
         if not isinstance(delivered, Delivered):  # not sent by an engine
-            return await execution.run(called, *args, **kwargs)
+            return await execution.run(function, *args, **kwargs)
         own_args, own_kwargs = calling.arguments(delivered.call)
-        if sent is not None and execution.sink is not None:
-            return await execution.run(sent, execution.sink, *own_args, **{**kwargs, **own_kwargs})
-        value = await execution.run(called, *own_args, **{**kwargs, **own_kwargs})
+        value = await execution.run(function, *own_args, **{**kwargs, **own_kwargs})
         return calling.result(value)
 
     setattr(call, _IS_GUARDED, True)

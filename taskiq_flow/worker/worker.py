@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import logging
 import math
@@ -16,6 +15,7 @@ from typing import Any
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
 from taskiq_flow.cleanup import end
+from taskiq_flow.dataflow.tasks import is_generator_function, original_function
 from taskiq_flow.errors import TaskLostError, describe
 from taskiq_flow.generators.grant import ITEMS_LABEL
 from taskiq_flow.giving_way import give_way
@@ -32,6 +32,7 @@ from taskiq_flow.transport.notice import (
 )
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.values.call import Delivered
+from taskiq_flow.values.called import is_awaited_by_taskiq
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.store import ValueStore
 from taskiq_flow.values.wire import VALUES, Wire
@@ -151,7 +152,7 @@ class Worker:
         if label is None:
             self._of_no_engine.add(executing)
             executing.add_done_callback(partial(self._ended_for_no_engine, message.task_id))
-            return self._unless_given_up(message)
+            return self._of_somebody_else(message)
         execution = Execution(message, ReplyTo.of(label), self._deliveries.executed())
         current.set(execution)
         self._executions.add(execution)
@@ -159,7 +160,7 @@ class Worker:
             self._by_name[name].add(execution)
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
-        if not inspect.iscoroutinefunction(execution.function):
+        if not is_awaited_by_taskiq(execution.function):
             give_way(executing)  # it runs in a thread
         channel, here = execution.reply_to.channel, [execution.task_id]
         if channel in self._revoked and await self._absent.is_back(
@@ -198,8 +199,11 @@ class Worker:
             return RevokedError()
         return self._delivered_too_often(delivery, f"node {name!r}, task {task_id!r}")
 
-    def _unless_given_up(self, message: TaskiqMessage) -> TaskiqMessage:
+    def _of_somebody_else(self, message: TaskiqMessage) -> TaskiqMessage:
         """The message of a task that no engine has sent, refused if it was delivered too often."""
+        task = self._broker.find_task(message.task_name)
+        if task is not None and is_generator_function(original_function(task)):
+            self._guard(message.task_name)  # gives the list: no generator can be saved
         delivery = self._deliveries.executed()
         if delivery is None:
             return message

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.transport.notice import ReplyTo
+from taskiq_flow.values.called import is_awaited_by_taskiq
 from taskiq_flow.worker.execution import REFUSAL, Execution, Refusal, RevokedError, current, guarded
 
 
@@ -113,6 +117,61 @@ async def test_a_task_that_runs_is_cancelled_once_and_may_clean_up() -> None:
     assert await executing == "revoked"
     assert cleaned == [True]
     assert not executing.cancelling()
+
+
+async def test_a_task_that_calls_another_one_is_cancelled_still() -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        assert await call(async_level, 1) == 3
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def execute() -> None:
+        current.set(running)
+        with pytest.raises(RevokedError):
+            await guarded(work)()
+
+    running = execution()
+    executing = asyncio.ensure_future(execute())
+    await begun.wait()
+    running.revoke()
+    async with asyncio.timeout(5):
+        await executing
+
+
+def letters(word: str) -> Iterator[str]:
+    try:
+        yield from word
+    except LookupError:
+        yield "?"
+
+
+async def letters_async(word: str) -> AsyncIterator[str]:
+    for letter in letters(word):
+        try:
+            yield letter
+        except LookupError:
+            yield "?"
+
+
+async def test_a_generator_that_a_task_calls_as_a_function_is_one() -> None:
+    current.set(execution())
+    assert list(guarded(letters)("abc")) == ["a", "b", "c"]
+    items: Any = guarded(letters)("abc")
+    assert (next(items), items.throw(LookupError()), items.close()) == ("a", "?", None)
+    assert list(items) == []
+    assert [letter async for letter in guarded(letters_async)("abc")] == ["a", "b", "c"]
+    async with aclosing(guarded(letters_async)("abc")) as several:
+        assert (await anext(several), await several.asend(None)) == ("a", "b")
+        assert await several.athrow(LookupError()) == "?"
+    assert [letter async for letter in several] == []
+
+
+async def test_taskiq_is_given_the_list_of_a_generator_that_no_engine_has_sent() -> None:
+    for function in (letters, letters_async):
+        assert is_awaited_by_taskiq(guarded(function))
+        assert await guarded(function)("abc") == ["a", "b", "c"]
 
 
 async def test_a_cancellation_of_somebody_elses_is_let_through() -> None:

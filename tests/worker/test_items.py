@@ -393,3 +393,14 @@ async def test_a_task_without_the_label_returns_the_list_of_its_items(in_thread:
         await task.kicker().with_task_id(TASK_ID).with_labels(**labels).kiq()
         assert (await site.result()).return_value == [0, 1, 2, 3, 4]
         assert site.items == []
+
+
+@either
+async def test_a_generator_that_no_engine_has_sent_gives_its_list(in_thread: bool) -> None:
+    site = Site()
+    async with site.working():
+        sent = await site.task(5, in_thread=in_thread).kiq()
+        await site.until(lambda: sent.task_id in site.broker.results.stored)
+        # ``sent.get_result`` would have pydantic read it as an iterator.
+        result: TaskiqResult[Any] = await site.broker.result_backend.get_result(sent.task_id)
+        assert (result.is_err, result.return_value) == (False, [0, 1, 2, 3, 4])
