@@ -48,6 +48,7 @@ class InMemoryCompletions:
         isolation: Callable[[], Take] = Isolation,
     ) -> None:
         self._hooks = hooks = InMemoryHooks.of(broker)
+        self.broker = broker
         claim_run_id(hooks.run_ids, run_id)
         # A subclass's own ``kick`` may delay a task for any time.
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick

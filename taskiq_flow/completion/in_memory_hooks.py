@@ -18,11 +18,12 @@ from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.threads import Threads
-from taskiq_flow.errors import describe
+from taskiq_flow.dataflow.tasks import original_function
 from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.in_process import when_begun
 from taskiq_flow.transport.notice import REQUEUE_COUNT
 from taskiq_flow.values.call import Call, present
+from taskiq_flow.values.ended import how_ended
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import isolated
 from taskiq_flow.values.references import refers
@@ -45,6 +46,7 @@ class Execution:
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
+    message: TaskiqMessage | None = None  # of that
     call: Call | None = None  # what the task is executed with
     limit: int | None = None  # bytes above which the run is given a handle in place of the value
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
@@ -73,6 +75,18 @@ class Execution:
         if self.worker is not None and not self.revoked:
             self.worker.cancel()
         self.revoked = True
+
+    def how_ended(self, error: BaseException) -> str:
+        """What the log says of an attempt that has raised an error."""
+        message = self.message
+        if message is None:
+            return how_ended(error, None, None)
+        task = self.completions.broker.find_task(message.task_name)
+        function = None if task is None else original_function(task)
+        if (stands_for := getattr(function, "stands_for", None)) is not None:
+            own = stands_for()
+            function = None if own is None else own.task
+        return how_ended(error, function, message.labels.get("timeout"))
 
     def supersede(self, worker: asyncio.Task[Any] | None) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
@@ -156,6 +170,7 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.call = None if execution.call is None else execution.call.once_more()
         present.set(execution.call)
         execution.worker = current_task()
+        execution.message = message
         if execution.begins_at_once:
             execution.in_flight.began(task_id, execution.completions.here)
         elif execution.tells_begin:
@@ -267,7 +282,7 @@ class _EnginesTasks(logging.Filter):
             return True
         record.levelno = logging.DEBUG if execution.revoked else logging.WARNING
         record.levelname = logging.getLevelName(record.levelno)
-        record.msg, record.args = "task %r ended with %s", (execution.task_id, describe(error))
+        record.msg, record.args = "task %r %s", (execution.task_id, execution.how_ended(error))
         record.exc_info = record.exc_text = None
         return logging.getLogger(record.name).isEnabledFor(record.levelno)
 

@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.processes import child_main
+from taskiq_flow.processes.awaited import is_awaited_by_taskiq
 from taskiq_flow.processes.children import Call, Places, run
 from taskiq_flow.suggestions import suggests_keywords
-from taskiq_flow.values.called import is_awaited_by_taskiq
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,12 +14,9 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, Self
 
+from taskiq_flow.processes.awaited import awaited_by_taskiq
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
-from taskiq_flow.values.called import (
-    CalledAsyncGenerator,
-    CalledGenerator,
-    awaited_by_taskiq,
-)
+from taskiq_flow.values.called import CalledAsyncGenerator, CalledGenerator
 from taskiq_flow.values.copying import COPY
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.inspection import NEVER_CHANGE, refuse_once_only

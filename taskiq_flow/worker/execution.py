@@ -19,6 +19,7 @@ from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.dataflow.calling import calling_of
 from taskiq_flow.generators.driver import drive, drive_in_thread
+from taskiq_flow.processes.awaited import awaited_by_taskiq
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.notice import (
@@ -29,11 +30,7 @@ from taskiq_flow.transport.notice import (
     ReplyTo,
 )
 from taskiq_flow.values.call import Call, Calling, Delivered, wrapping
-from taskiq_flow.values.called import (
-    CalledAsyncGenerator,
-    CalledGenerator,
-    awaited_by_taskiq,
-)
+from taskiq_flow.values.called import CalledAsyncGenerator, CalledGenerator
 from taskiq_flow.values.listed import listed
 from taskiq_flow.values.wire import VALUES
 from taskiq_flow.worker.items import SinkToEngine

@@ -19,6 +19,7 @@ from taskiq_flow.dataflow.tasks import is_generator_function, original_function
 from taskiq_flow.errors import TaskLostError, describe
 from taskiq_flow.generators.grant import ITEMS_LABEL
 from taskiq_flow.giving_way import give_way
+from taskiq_flow.processes.awaited import is_awaited_by_taskiq
 from taskiq_flow.processes.name import process_name
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
@@ -32,7 +33,6 @@ from taskiq_flow.transport.notice import (
 )
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.values.call import Delivered
-from taskiq_flow.values.called import is_awaited_by_taskiq
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.store import ValueStore
 from taskiq_flow.values.wire import VALUES, Wire

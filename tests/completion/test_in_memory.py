@@ -414,7 +414,7 @@ async def test_a_task_that_is_sent_in_place_leaves_its_sender_what_that_runs_wit
     ):
         await ExecutionEngine(broker, dag).execute({"x": 7})
     (line,) = caplog.records
-    assert line.getMessage().endswith("ended with ValueError: 7")
+    assert "ended with ValueError: 7 (" in line.getMessage()
 
 
 async def test_a_chain_of_thousands_in_place_needs_no_recursion() -> None:
@@ -516,13 +516,27 @@ async def test_a_task_that_fails_is_one_line_and_no_traceback(
     async def fail() -> None:
         raise LookupError("not here")
 
+    place = f"{__file__}:{fail.__code__.co_firstlineno + 1}"
     engine = ExecutionEngine(broker, one_node(fail, retry=Retry(attempts=2, wait=0)))
     with pytest.raises(NodeFailedError):
         await engine.execute(run_id="run")
     assert lines_of(caplog) == [
-        ("WARNING", f"task 'run:node:{attempt}' ended with LookupError: not here", False)
+        ("WARNING", f"task 'run:node:{attempt}' ended with LookupError: not here ({place})", False)
         for attempt in (1, 2)
     ]
+
+
+@pytest.mark.usefixtures("plain_task_ids")
+async def test_a_task_that_its_timeout_has_ended_is_one_line_that_names_it(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq")
+    with pytest.raises(NodeFailedError):
+        await ExecutionEngine(broker, one_node(asyncio.Event().wait, timeout=0.1)).execute(
+            run_id="run"
+        )
+    text = "task 'run:node:1' did not end within 0.1 s, its timeout"
+    assert lines_of(caplog) == [("WARNING", text, False)]
 
 
 @pytest.mark.parametrize("how", ["left", "cancelled", "timed out"])

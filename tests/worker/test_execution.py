@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from taskiq import NoResultError, TaskiqMessage
 
+from taskiq_flow.processes.awaited import is_awaited_by_taskiq
 from taskiq_flow.transport.notice import ReplyTo
-from taskiq_flow.values.called import is_awaited_by_taskiq
 from taskiq_flow.worker.execution import REFUSAL, Execution, Refusal, RevokedError, current, guarded
 
 
