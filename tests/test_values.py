@@ -500,6 +500,39 @@ class TestCallsWithinCalls:
         }
         assert list(letters("ab")) == ["a", "b"]
 
+    async def test_one_that_returns_the_generator_of_another_is_told_what_to_return(
+        self, broker: InMemoryBroker
+    ) -> None:
+        @broker.task
+        def letters(word: str) -> Iterator[str]:
+            yield from word
+
+        @broker.task
+        async def letters_async(word: str) -> AsyncIterator[str]:
+            yield word
+
+        @broker.task
+        async def sync_one(word: str) -> Any:
+            return letters(word)
+
+        @broker.task
+        async def async_one(word: str) -> Any:
+            return letters_async(word)
+
+        dag = DAGBuilder().node(letters).node(letters_async).node(sync_one).node(async_one).build()
+        engine = ExecutionEngine(broker, dag, on_error="collect")
+        results = await engine.execute({"word": "ab"})
+        text = (
+            " can be read once only, and nobody after its first reader would find anything in it; "
+        )
+        assert str(results["sync_one"].error) == (
+            f"a generator{text}make a list of it, as in 'return list(...)'"
+        )
+        assert str(results["async_one"].error) == (
+            f"an async generator{text}make a list of it, as in "
+            "'return [each async for each in ...]'"
+        )
+
     async def test_a_task_sent_without_an_engine_is_executed_as_taskiq_does(
         self, broker: InMemoryBroker
     ) -> None:

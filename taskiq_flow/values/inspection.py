@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -55,12 +62,19 @@ def types_of(values: Sequence[Any]) -> set[type]:
 def refuse_once_only(value: Any) -> None:
     """Raise ``SerializationError`` for an iterator or a coroutine."""
     if isinstance(value, ONCE_ONLY) and type(value) not in _READ_AGAIN:
-        remedy = "make a list of it, as in 'return list(...)', or await it"
-        if hasattr(value, "read"):
+        what, remedy = f"a {type_name(value)}", "make a list of it, as in 'return list(...)'"
+        if isinstance(value, Generator):  # also one that may be awaited, as a coroutine may
+            what = "a generator"
+        elif isinstance(value, AsyncIterator):
+            what = "an async generator" if isinstance(value, AsyncGenerator) else what
+            remedy = "make a list of it, as in 'return [each async for each in ...]'"
+        elif isinstance(value, Coroutine):
+            remedy = "await it"
+        elif hasattr(value, "read"):
             remedy = "pass on its content, as in 'return file.read()', or its path"
         raise SerializationError(
-            f"a {type_name(value)} can be read once only, and nobody after its first reader would "
-            f"find anything in it; {remedy}",
+            f"{what} can be read once only, and nobody after its first reader would find anything "
+            f"in it; {remedy}",
             value_type=type(value),
         )
 
