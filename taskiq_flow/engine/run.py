@@ -127,6 +127,8 @@ class Run:
             reference_above=settings.reference_above,
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
+        self._reader = reader = asyncio.current_task()
+        self._cancellations = 0 if reader is None else reader.cancelling()  # before it began
         pop, start = self._prepared()
         self._start_loop = StartLoop(pop, start, self.end, self.advance)
 
@@ -200,6 +202,11 @@ class Run:
         await to_the_end(self._clean_up(outcome))
         self._forget_values()
 
+    @property
+    def _reader_is_cancelled(self) -> bool:
+        """Whether the asyncio task that has begun the run, and reads it, is being cancelled."""
+        return self._reader is not None and self._reader.cancelling() > self._cancellations
+
     # Called by node runs, for transports
 
     def settle(self, node_run: NodeRun, result: TaskiqResult[Any]) -> None:
@@ -214,6 +221,9 @@ class Run:
                 self._complete_node(node_run, result.return_value, source)
                 return
             error = result.error or _without_error(node_run.node)
+            if isinstance(error, asyncio.CancelledError) and self._reader_is_cancelled:
+                self.cancel()  # as all asyncio tasks are, at the end of their event loop
+                return
             if isinstance(error, TaskLostError):  # it may be executed all the same
                 self._completions.revoke_task(node_run.task_id)
             seconds = max(result.execution_time, node_run.running_for(self._events.now()))
