@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
+from taskiq_flow.clock import clock_of
+
 try:
     from resource import RUSAGE_THREAD, getrusage
 except ImportError:  # neither macOS nor Windows counts the waits of a thread
@@ -50,18 +52,12 @@ def give_way(called: Future[Any] | asyncio.Future[Any]) -> None:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return
-    if _is_virtual(loop):
+    if clock_of(loop) is not time.monotonic:  # a virtual time, which further timers would drive on
         return
     giver = _givers.get(loop)
     if giver is None:
         giver = _givers[loop] = _Giver()
     giver.add(loop, called)
-
-
-def _is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the time of a loop passes when it is idle: further timers would drive it on."""
-    is_pythons = isinstance(loop, asyncio.BaseEventLoop)
-    return is_pythons and getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
 
 
 async def in_thread(

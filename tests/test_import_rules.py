@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
-    {"errors"},
+    {"clock", "errors"},
     {"previews"},
-    {"events", "cleanup", "clock", "giving_way", "reconnect", "suggestions", "version"},
+    {"events", "cleanup", "giving_way", "reconnect", "suggestions", "version"},
     {"drawing", "notes", "transport", "processes"},
     {"views"},
     {"values"},

@@ -127,7 +127,7 @@ class Run:
             reference_above=settings.reference_above,
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
-        self._reader = reader = asyncio.current_task()
+        self._reader = reader = asyncio.current_task()  # until the run is over
         self._cancellations = 0 if reader is None else reader.cancelling()  # before it began
         pop, start = self._prepared()
         self._start_loop = StartLoop(pop, start, self.end, self.advance)
@@ -479,6 +479,7 @@ class Run:
 
     def _stop(self) -> None:
         """Send nothing more, and cancel what is in flight."""
+        self._reader = None
         self._timers.stop()
         self._suspended.stop()
         if self._cached is not None:
