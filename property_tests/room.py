@@ -93,13 +93,17 @@ def is_taken_along(elements: Elements, giver: Mapped, key: str) -> bool:
     Perhaps together with those of other lists, which may be shorter or not there.
     """
     failures = f"{giver.plan.node.task_name}.failures"
-    takers = [
-        other
+    takings = [
+        (other, taking)
         for other in elements._mapped.values()
-        if any(taking.key in (key, failures) for taking in other.taking)
+        for taking in other.taking
+        if taking.key in (key, failures)
     ]
     own = giver.plan.axes
     return not giver.opens and all(
-        len(other.plan.axes) == len(own) and all(map(is_within, own, other.plan.axes))
-        for other in takers
+        len(other.plan.axes) == len(own)
+        and all(map(is_within, own, other.plan.axes))
+        # What a later pass over both takes of several elements together stays until it has ended.
+        and (taking.gathers is None or other.holders[len(taking.at) - 1] is not None)
+        for other, taking in takings
     )
