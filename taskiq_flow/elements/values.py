@@ -184,7 +184,7 @@ class ElementValues:
                 _drop(dropping, path, forget)
         for items in group.items:
             for dropping in items.left:
-                for cells in dropping.cells:
+                for cells in dropping.cells if group in dropping.groups else ():
                     for path, _ in [*cells.items_within(prefix, items.depth)]:
                         if len(path) == items.depth and self._is_left(dropping, path):
                             _drop(dropping, path, forget)

@@ -22,7 +22,7 @@ class HeldBack:
 
     def __init__(self) -> None:
         self.count = 0
-        self.when_fewer: Callable[[], object] = int
+        self.when_fewer: Callable[[], object] = lambda: None
 
     def __call__(self) -> int:
         """For the run, which reads no further ahead than there is room."""

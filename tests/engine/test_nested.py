@@ -580,3 +580,32 @@ async def test_a_source_is_read_on_for_one_node_where_another_will_never_have_li
 
 async def listed(page: str) -> list[str]:
     return links(page)
+
+
+@virtually
+async def test_a_list_that_is_shorter_than_that_of_a_generator_is_told_within_other_lists() -> None:
+    """The items are at places of their own, and not at those of the lists around both."""
+
+    def pages() -> Iterator[str]:
+        yield from ("a1", "b1", "c1")
+
+    async def links_of(page: str) -> list[str]:
+        await asyncio.sleep(1)  # so that items are still there when it is known
+        return links(page)
+
+    builder = DAGBuilder().node(pages, output="page")
+    builder.node(links_of, inputs={"page": "page"}, map_over="page", output="links")
+    builder.node(
+        lambda row, title, link: (row, title, link),
+        name="match",
+        inputs={"row": "rows", "title": "titles", "link": "links"},
+        map_over=Product({"rows": 2}, {"titles": 1, "links": 2}),
+    )
+    engine = engine_of(builder, on_error="collect", type_check="off")
+    inputs = {"rows": [["x", "y"]], "titles": ["A"]}
+    pairs = [pair async for pair in engine.execute_async(inputs, items="only")]
+    assert sorted(item.value for name, item in pairs if name == "links_of") == [
+        *(["a1.0"], ["b1.0"], ["c1.0"])
+    ]
+    failures = [value for _, value in pairs if isinstance(value, NodeFailure)]
+    assert [type(failure.error) for failure in failures] == [OutputShapeError]
