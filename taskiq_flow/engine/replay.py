@@ -31,9 +31,11 @@ class Replay:
 
     def is_late(self, node: Any) -> bool:
         """Whether a node, or an element, is restored when it would start."""
-        if not self._spec.earlier.is_replayed and node.task_name in self._spec.earlier.results:
-            return False  # it is not yielded
-        return as_declared(as_whole(node)) in self._late
+        declared, earlier = as_declared(as_whole(node)), self._spec.earlier
+        is_told = earlier.is_replayed or declared.filtered is not None  # as a skip
+        if node.task_name in earlier.results and not is_told:
+            return False
+        return declared in self._late
 
     def add(self, node: Any, value: Any) -> None:
         """Yield the value of a node or an element that was restored, if the reader asks for it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, Item, MemoryJournal
+from taskiq_flow import DAGBuilder, ExecutionEngine, Item, MemoryJournal, Product
 from taskiq_flow.engine.run_spec import Items
 from tests.virtual_clock import virtually
 
@@ -157,3 +157,54 @@ async def test_what_went_on_without_a_node_comes_again_behind_it() -> None:
     begun = [name async for name, _ in engine.execute_async({"count": 1}, run_id="run")]
     assert begun == ["first", "without", "last"]
     assert [name async for name, _ in engine.resume("run")] == begun
+
+
+@virtually
+async def test_what_a_filter_left_out_is_told_behind_what_its_node_waits_for() -> None:
+    """Also where what it gave is not yielded once more."""
+    reached = asyncio.Event()
+
+    def odd(number: int, halves: Any = ()) -> bool:
+        return bool(number % 2)
+
+    def total(halves: Any = ()) -> int:
+        return len(halves)
+
+    async def report(half: Any = (), total: int = 0) -> None:  # let in beside "odd"
+        await asyncio.Event().wait()
+
+    async def last(odd: list[int]) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    builder = DAGBuilder().node(total, join="ended")
+    over = {"half": "halves", "total": "total"}
+    builder.node(report, inputs=over, map_over={"halves": 1}, join="ended")
+    builder.node(
+        lambda number, parts: number / parts,
+        name="halves",
+        inputs={"number": "numbers", "parts": "parts"},
+        map_over=Product("numbers", "parts"),
+        when=lambda numbers: numbers > 9,
+    )
+    inputs = {"number": "numbers", "halves": "halves"}
+    builder.node(odd, inputs=inputs, map_over="numbers", join="ended", filter=True)
+    engine = ExecutionEngine(
+        InMemoryBroker(),
+        builder.node(last).build(),
+        on_error="collect",
+        journal=MemoryJournal(),
+        type_check="off",
+    )
+    async with engine.start({"numbers": [2, 4], "parts": [2]}, run_id="r") as run:
+        await reached.wait()
+        run.cancel()
+    reached.clear()
+    resumed = engine.resume("r", items="only", replay=False)
+    names = []
+    async with aclosing(resumed):
+        async for name, _ in resumed:
+            names.append(name)
+            if len(names) == 4:
+                break
+    assert names == ["halves", "halves", "odd", "odd"]
