@@ -69,7 +69,6 @@ class MappedNodes:
         self._spec = spec
         self._log = log
         self._plan = plan = spec.elements
-        self._generators = plan.generators
         self._ready = ready
         self._state = state
         self._caller = caller
@@ -205,7 +204,8 @@ class MappedNodes:
 
     def gives_items(self, node: Any) -> bool:
         """Whether a node's items are taken one by one, while its task runs."""
-        return (node.node if type(node) is Element else node) in self._generators
+        generators = self._plan.generators
+        return bool(generators) and as_whole(node) in generators
 
     def begin_items(self, node: Any, *, remembers: bool) -> Grant:
         """A generator is about to be sent: take what earlier engines have of its items.
@@ -260,7 +260,7 @@ class MappedNodes:
 
         Raises ``OutputShapeError``, with nothing stored.
         """
-        if self._generators and self.gives_items(node):
+        if self._plan.generators and self.gives_items(node):
             return self._all_items(node, value)
         if isinstance(node, Element):
             if (key := node.node.filtered) is not None:

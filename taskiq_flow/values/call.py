@@ -163,10 +163,11 @@ def taking_calls(
     function: Callable[..., Any], task_name: str, calling: Calling
 ) -> Callable[..., Any]:
     """Wrap a task's function so that it takes the present call, if that is its own."""
+    wrap = partial(_call_for_items, function, task_name, calling)
     if inspect.isasyncgenfunction(function):
-        return wrapping(_call_for_items(function, task_name, calling), function)
+        return wrapping(wrap(CalledAsyncGenerator, _items_of), function)
     if calling.gives_items:
-        return wrapping(_call_for_items_in_thread(function, task_name, calling), function)
+        return wrapping(wrap(CalledGenerator, _items_in_thread), function)
     if inspect.iscoroutinefunction(function):
 
         async def call_async(*args: Any, **kwargs: Any) -> Any:
@@ -195,46 +196,43 @@ def taking_calls(
 
 
 def _call_for_items(
-    function: Callable[..., Any], task_name: str, calling: Calling
+    function: Callable[..., Any],
+    task_name: str,
+    calling: Calling,
+    called: Callable[[Any, Callable[[Any], Awaitable[Any]]], Any],
+    items_of: Callable[[Callable[[], Any], Drives | None], Awaitable[Any]],
 ) -> Callable[..., Any]:
-    async def items_of(call: Call, kwargs: dict[str, Any]) -> Any:
+    """Wrap a generator function. ``called``: what it gives where others call it.
+
+    ``items_of``: gives the list, or drives a sink, of the generator that it makes.
+    """
+
+    async def items_of_call(call: Call, kwargs: dict[str, Any]) -> Any:
         own_args, own_kwargs = calling.arguments(call)
-        if call.sink is not None:
-            return await call.sink.drive(function(*own_args, **kwargs, **own_kwargs))
-        return await listed(function(*own_args, **kwargs, **own_kwargs))
+        return await items_of(partial(function, *own_args, **kwargs, **own_kwargs), call.sink)
 
     def call_for_items(*args: Any, **kwargs: Any) -> Any:
         call = present.get()
         if call is None or not call.is_of(task_name):
-            return CalledAsyncGenerator(function(*args, **kwargs), _itself)
-        return items_of(call, kwargs)
+            return called(function(*args, **kwargs), _itself)
+        return items_of_call(call, kwargs)
 
     return awaited_by_taskiq(call_for_items)
 
 
-def _call_for_items_in_thread(
-    function: Callable[..., Any], task_name: str, calling: Calling
-) -> Callable[..., Any]:
-    """As ``_call_for_items``, of a generator function, which runs in a thread of its own.
+async def _items_of(make: Callable[[], Any], sink: Drives | None) -> Any:
+    return await (listed(make()) if sink is None else sink.drive(make()))
+
+
+async def _items_in_thread(make: Callable[[], Any], sink: Drives | None) -> Any:
+    """As ``_items_of``, of a generator function, which runs in a thread of its own.
 
     One of the broker's threads would be held while the generator waits, and may be needed by the
     tasks that it waits for.
     """
-
-    async def items_of(call: Call, kwargs: dict[str, Any]) -> Any:
-        own_args, own_kwargs = calling.arguments(call)
-        make, sink = partial(function, *own_args, **kwargs, **own_kwargs), call.sink
-        if sink is None:
-            return await listed_in_own_thread(make, waits=False)
-        return await in_own_thread(lambda: sink.drive_in_thread(make()), sink.close, waits=False)
-
-    def call_for_items(*args: Any, **kwargs: Any) -> Any:
-        call = present.get()
-        if call is None or not call.is_of(task_name):
-            return CalledGenerator(function(*args, **kwargs), _itself)
-        return items_of(call, kwargs)
-
-    return awaited_by_taskiq(call_for_items)
+    if sink is None:
+        return await listed_in_own_thread(make, waits=False)
+    return await in_own_thread(lambda: sink.drive_in_thread(make()), sink.close, waits=False)
 
 
 async def _itself(items: Any) -> Any:
