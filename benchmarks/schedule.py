@@ -32,15 +32,16 @@ def critical_path(workflow: Workflow) -> float:
 
 def first_come(workflow: Workflow, slots: int) -> float:
     """Seconds on paper if nodes start in the order in which they became ready."""
-    return _on_paper(workflow, slots, None)
+    return on_paper(workflow, slots, None)
 
 
 def longest_first(workflow: Workflow, slots: int) -> float:
     """Seconds on paper if the node with the longest remaining path starts first."""
-    return _on_paper(workflow, slots, remaining_paths(workflow))
+    return on_paper(workflow, slots, remaining_paths(workflow))
 
 
-def _on_paper(workflow: Workflow, slots: int, priority: Sequence[float] | None) -> float:
+def on_paper(workflow: Workflow, slots: int, priority: Sequence[float] | None) -> float:
+    """Seconds on paper. ``priority``: by node, the highest starts first; ``None``: first come."""
     ready = _Ready(workflow, priority)
     running: list[tuple[float, int]] = []
     now = 0.0

@@ -39,15 +39,15 @@ def as_task(
 
 
 def embedded(
-    broker: InMemoryBroker, task: AsyncTaskiqDecoratedTask[Any, Any], function: Callable[..., Any]
+    broker: InMemoryBroker, task: AsyncTaskiqDecoratedTask[Any, Any], given: Task
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
     """The task, whose function takes the values of an engine's calls, which no message has.
 
-    ``function``: the user's own. Does nothing to a task that was given here before.
+    ``given``: as the user has given it. Does nothing to a task that was given here before.
     """
     present = task.original_func
     if unwrapped(present) is present:
-        calling = calling_of(function, converts=broker.receiver.validate_params)
+        calling = calling_of(given, converts=broker.receiver.validate_params)
         task.original_func = taking_calls(present, task.task_name, calling)
     return task
 

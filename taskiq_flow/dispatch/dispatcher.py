@@ -20,7 +20,7 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
-from taskiq_flow.dataflow.tasks import original_function, task_info
+from taskiq_flow.dataflow.tasks import task_info
 from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
@@ -285,7 +285,7 @@ class Dispatcher:
                 "broker than the engine's; decorate it with that one, or give the engine this one, "
                 "or taskiq_flow.testing.in_memory(broker) in a test"
             )
-        return embedded(broker, own, original_function(own))
+        return embedded(broker, own, own)
 
 
 async def _whole(sending: Sending | None) -> None:
