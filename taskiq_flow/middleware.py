@@ -245,6 +245,9 @@ class FlowMiddleware(TaskiqMiddleware):
             max_deliveries=self._max_deliveries,
             wire=self.wire,
             others_may_repeat=may_repeat(m for m in broker.middlewares if m is not self),
+            sees_saved=any(
+                type(m).post_save is not TaskiqMiddleware.post_save for m in broker.middlewares
+            ),
             prefix=self.prefix,
         )
         await self._open(worker, is_outage, math.inf)

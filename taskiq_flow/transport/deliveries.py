@@ -96,7 +96,8 @@ class Deliveries:
     ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
     another worker at once. ``leave`` is called when the worker ends. ``on_acknowledged`` is called
     when taskiq has acknowledged one, with the error if that failed: taskiq does not try again.
-    ``redelivered``: those held that were delivered before.
+    ``redelivered``: those held that were delivered before. ``saving``: those that taskiq is done
+    with, while the results of their tasks are saved.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Deliveries:
         self.on_acknowledged: Callable[[Delivery, Exception | None], None] = _raise
         self._held: dict[Delivery, None] = {}
         self.redelivered: dict[Delivery, None] = {}
+        self.saving: dict[Delivery, asyncio.Task[None]] = {}
         self._by_data: dict[int, Delivery] = {}  # those held, by the identity of their bytes
         self._loads: Any = broker.formatter.loads
 
@@ -154,6 +156,8 @@ class Deliveries:
             self.redelivered[delivery] = None
 
         async def acknowledge() -> None:
+            if delivery in self.saving:
+                return
             try:
                 await self.let_go(delivery)
             except Exception as error:  # whatever the client raises
@@ -169,6 +173,11 @@ class Deliveries:
         """Note that taskiq has the message from now on."""
         self._fetched.pop(id(message), None)
         return message
+
+    def acknowledged_behind(self, delivery: Delivery, saving: asyncio.Task[None]) -> None:
+        """Note that ``saving`` acknowledges a message. Until then taskiq cannot."""
+        self.saving[delivery] = saving
+        saving.add_done_callback(lambda _: self.saving.pop(delivery))
 
     def next(
         self, may_begin: Callable[[Delivery], bool] = lambda _: True
@@ -225,7 +234,20 @@ class Deliveries:
 
     async def give_back_at_the_end(self) -> None:
         """``give_back`` when the listening ends, however often it is cancelled meanwhile."""
-        await to_the_end(self.give_back())
+
+        async def leave() -> None:
+            await self.give_back()
+            await self.until_saved()
+
+        await to_the_end(leave())
+
+    async def until_saved(self) -> None:
+        """Wait for results that are being saved when the listening ends, however long that takes.
+
+        taskiq waits so for those of running tasks. Their tasks would be executed once more.
+        """
+        if self.saving:
+            await asyncio.wait(self.saving.values())
 
     async def aclose(self) -> None:
         """The worker ends. Messages that it holds are delivered to others in time."""

@@ -226,7 +226,7 @@ class QueueListener:
             await to_the_end(self._leave())
 
     async def _leave(self) -> None:
-        """Consume nothing more, and give back what has not begun. Takes a bounded time."""
+        """Consume nothing more, and give back what has not begun. Wait for results to be saved."""
         try:
             async with asyncio.timeout(GIVING_BACK):
                 await self._stop()
@@ -234,6 +234,7 @@ class QueueListener:
                     await self._give_back(delivery)
         except CLIENT_ERRORS as error:  # the server takes the messages back when the channel closes
             logger.debug("the worker has left something on the server: %s", text_of(error))
+        await self.deliveries.until_saved()
 
     def _next(self) -> tuple[AckableMessage, Delivery] | None:
         """The next message to begin.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Execution:
         self, message: TaskiqMessage, reply_to: ReplyTo, delivery: Delivery | None = None
     ) -> None:
         self.delivery = delivery
+        self.came_at = time.monotonic()
         self.task_id = message.task_id
         self.reply_to = reply_to
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
@@ -93,6 +95,7 @@ class Execution:
         self.is_reported = False
         self.is_waiting = False  # for tasks of its own, which no worker takes
         self.is_acknowledged = False
+        self.saving: asyncio.Task[None] | None = None  # the result, while the next task may begin
         self.raised: BaseException | None = None
         self.names = [reply_to.run, reply_to.task(self.task_id)]
         if KEEP_LABEL not in message.labels:

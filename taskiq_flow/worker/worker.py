@@ -51,6 +51,7 @@ from taskiq_flow.worker.generators import Generators
 from taskiq_flow.worker.heartbeat import Heartbeat
 from taskiq_flow.worker.log import shorten_errors_of_tasks
 from taskiq_flow.worker.reports import Reports
+from taskiq_flow.worker.saving import LaterSaves
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -70,7 +71,7 @@ class Worker:
     ``wire``: encodes and decodes values. ``inline_limit``: bytes up to which a result travels with
     its notice. ``max_deliveries``: how often a message is delivered before its task counts as lost.
     ``prefix``: of channels. ``others_may_repeat``: whether another middleware may send a task
-    again.
+    again. ``sees_saved``: whether a middleware is told when a result is saved.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Worker:
         prefix: str,
         wire: Wire,
         others_may_repeat: bool,
+        sees_saved: bool,
     ) -> None:
         self._name = process_name()
         self._broker = broker
@@ -107,6 +109,10 @@ class Worker:
         notifier.on_unheard = self._note_unheard
         self._reports = Reports(backend, notifier, is_outage, wire, inline_limit)
         self._arguments = Arguments(broker, is_outage, wire, others_may_repeat=others_may_repeat)
+        self._saves_later = not sees_saved
+        self._later = LaterSaves(
+            self._deliveries, self._executions, self._reports.report, self._acknowledge
+        )
         self._generators = Generators(notifier, is_outage, wire, prefix)
         self._heartbeat = Heartbeat(
             notifier,
@@ -148,6 +154,7 @@ class Worker:
     async def begin(self, message: TaskiqMessage) -> TaskiqMessage:
         """Register an execution, and replace references in its arguments by their values."""
         executing: Any = asyncio.current_task()
+        self._later.begun()
         label = message.labels.get(LABEL)
         if label is None:
             self._of_no_engine.add(executing)
@@ -283,11 +290,24 @@ class Worker:
             await self._reports.save_only(task_id, result)
             return
         execution.is_reported = True
-        if not execution.is_over:
-            await self._reports.report(execution, result)
+        if execution.is_over:
+            return
+        delivery = execution.delivery
+        if delivery is not None and self._saves_later and self._later.takes(execution, result):
+            saving = self._start(self._later.save(execution, delivery, result))
+            self._deliveries.acknowledged_behind(delivery, saving)
+            execution.saving = saving
+            return
+        await self._reports.report(execution, result)
 
     def _ended(self, execution: Execution, executing: asyncio.Task[Any]) -> None:
-        """Called at the end of the asyncio task. Without a result, report a middleware's error."""
+        """Called at the end of the asyncio task. Without a result, report a middleware's error.
+
+        An execution goes on until its result is saved.
+        """
+        if execution.saving is not None and not execution.saving.done():
+            execution.saving.add_done_callback(lambda _: self._ended(execution, executing))
+            return
         self._executions.discard(execution)
         for name in execution.names:
             self._by_name[name].discard(execution)
