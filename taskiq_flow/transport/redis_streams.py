@@ -29,7 +29,7 @@ MOST_AT_ONCE = 100
 """Messages that one question may fetch, by default."""
 
 QUICKLY = 0.1
-"""Seconds within which a worker has to begin what it has fetched, to be given more at once."""
+"""Seconds within which a worker should begin what it fetches at once."""
 
 HELD_BACK = 1.0
 """Seconds after which other workers are given what this one has fetched and not begun."""
@@ -97,12 +97,15 @@ class StreamReader:
                 if was_cancelled():  # and the client has lost it, not while it waited for messages
                     raise asyncio.CancelledError
                 self._hold(_entries(await self._read()))
-                began = time.monotonic()
+                began, count = time.monotonic(), 0
                 while (following := deliveries.next(deliveries.may_begin)) is not None:
                     yield following[0]
+                    count += 1
                 took = time.monotonic() - began
-                # A worker that is busy fetches one at a time: others may be idle.
-                self._at_once = min(2 * self._at_once, self._most_at_once) if took < QUICKLY else 1
+                # A worker that is busy fetches no more than it can begin, and one that was idle
+                # fetches one message at first: others may be idle.
+                most = 2 * self._at_once if took < QUICKLY else int(count * QUICKLY / took)
+                self._at_once = max(1, min(most, self._most_at_once)) if count else 1
                 if self._is_time_to_look():
                     self._looked_at = time.monotonic()
                     self._suspects_wait = False

@@ -206,6 +206,35 @@ async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
     await broker.shutdown()
 
 
+async def test_a_worker_that_was_idle_fetches_one_message_at_first(
+    farm: Farm, client: Redis
+) -> None:
+    """Others may be idle as well, and what has come be more than it can begin."""
+    queue = f"idle {next(_numbers)}"
+    broker = RedisStreamBroker(farm.redis.url, queue_name=queue, idle_timeout=50, xread_block=10)
+    await broker.startup()
+    reader = stream_reader_of(broker)
+    reads = 0
+    read = reader._read
+
+    async def counted() -> Any:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    reader._read = counted  # type: ignore[method-assign]
+    async with aclosing(reader.listen()) as messages:
+        following = asyncio.ensure_future(anext(messages))
+        await until(lambda: reads >= 5, "nothing was there several times")
+        async with client.pipeline() as pipe:
+            for _ in range(3):
+                pipe.xadd(queue, {b"data": b""})
+            await pipe.execute()
+        await following
+        assert (await client.xpending(queue, "taskiq"))["pending"] == 1
+    await broker.shutdown()
+
+
 async def test_what_names_no_run_among_the_revoked_is_ignored(farm: Farm, client: Redis) -> None:
     heard: list[str] = []
     notifier = notifier_at(farm.redis.url, "taskiq_flow")
