@@ -37,9 +37,12 @@ ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
 )
 
 
-Way = Literal["alone", "many", "added", "mapped"]
-WAYS: st.SearchStrategy[Way] = st.sampled_from(["alone", "many", "added", "mapped"])
-"""A graph runs by itself, for many inputs, or is added to another one, and may be mapped there."""
+Way = Literal["alone", "many", "added", "mapped", "mapped twice"]
+WAYS: st.SearchStrategy[Way] = st.sampled_from(["alone", "many", "added", "mapped", "mapped twice"])
+"""A graph runs by itself, for many inputs, or is added to another one, and may be mapped there.
+
+That one may be mapped in a third.
+"""
 
 INPUTS = 4
 """How many these are."""
@@ -89,6 +92,9 @@ def around(dag: DAG, way: Way) -> DAG:
         return DAGBuilder().add_graph(dag, "g").build()
     if way == "mapped":
         return DAGBuilder().add_graph(dag, "g", map_over=mapped_keys(dag)).build()
+    if way == "mapped twice":
+        mapped = around(dag, "mapped")
+        return DAGBuilder().add_graph(mapped, "h", map_over=mapped_keys(mapped)).build()
     return dag
 
 
@@ -99,6 +105,9 @@ def mapped_keys(dag: DAG) -> list[str]:
 
 def inputs_around(graph: Graph, dag: DAG, way: Way) -> dict[str, list[Any]]:
     """The lists of a run."""
+    if way == "mapped twice":
+        rows = inputs_around(graph, dag, "mapped")
+        return {key: [row, [], row[:1]] for key, row in rows.items()}
     if way != "mapped":
         return dict(graph.lists)
     return {key: [each[key] for each in inputs_of(graph, INPUTS)] for key in mapped_keys(dag)}
@@ -106,18 +115,22 @@ def inputs_around(graph: Graph, dag: DAG, way: Way) -> dict[str, list[Any]]:
 
 def expected_of(graph: Graph, way: Way) -> dict[str, Any]:
     """The results of a run with ``on_error="collect"``."""
-    if way == "mapped":
+    if way in ("mapped", "mapped twice"):
         runs = [
             Sequential(Graph(graph.nodes, each)).evaluate() for each in inputs_of(graph, INPUTS)
         ]
         values = {n.name: [value_of(run, n.name) for run in runs] for n in graph.nodes}
-        return {
-            f"g/{name}": [value for value in each if value != "skipped"]
-            for name, each in values.items()
-        }
+        if way == "mapped":
+            return {f"g/{name}": made(each) for name, each in values.items()}
+        return {f"h/g/{name}": [made(e), [], made(e[:1])] for name, e in values.items()}
     alone = Sequential(graph).evaluate()
     prefix = "g/" if way == "added" else ""
     return {prefix + node.name: value_of(alone, node.name) for node in graph.nodes}
+
+
+def made(values: list[Any]) -> list[Any]:
+    """A list of a mapped node, which has nothing in the places of what was skipped."""
+    return [value for value in values if value != "skipped"]
 
 
 def value_of(run: Sequential, name: str) -> Any:
@@ -149,7 +162,7 @@ def test_a_run_that_ends_early_leaves_nothing_behind(
         inputs = inputs_around(graph, dag, way)
         given_inputs = (
             {key: as_given(values, given_as) for key, values in inputs.items()}
-            if way == "mapped"
+            if way in ("mapped", "mapped twice")
             else seen.inputs()
         )
         stream: Any = (

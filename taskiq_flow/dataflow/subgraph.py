@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
@@ -138,9 +139,24 @@ class Subgraph:
                 further.append({key: levels.get(key, n) for key, n in keys.items()})
         apart = {key for factor in further for key in factor}
         first = {key: n for key, n in levels.items() if key not in apart}
+        first |= self._in_common(node, apart & levels.keys(), levels)
         if given.isdisjoint(node.binding.keys) and not waited_for:
             first = {**first, **{key: n for key, n in self._mapped.items() if key not in first}}
         return (first or dict(self._mapped), *further)
+
+    def _in_common(
+        self, node: DAGNode, apart: AbstractSet[str], levels: Mapping[str, int]
+    ) -> dict[str, int]:
+        """The outer levels that the first factor has of keys of later ones.
+
+        It has some where the node is of a graph that is mapped within the one that is mapped here.
+        """
+        return {
+            new: levels[new] - node.map_over[key] + count
+            for factor in node.factors[:1]
+            for key, count in factor.items()
+            if (new := self._key(key)) in apart
+        }
 
     def _error(self, node: DAGNode, what: str) -> GraphError:
         graph = f"the graph {self._name!r}" if self._name else "the graph"

@@ -155,6 +155,26 @@ async def test_graphs_within_graphs_are_mapped_at_each_level() -> None:
     assert await run(builder, {"rows": [[1, 2], [], [3]]}) == {"mid/in/more": [[2, 3], [], [4]]}
 
 
+async def test_a_product_within_a_mapped_graph_is_one_also_where_that_is_mapped_again() -> None:
+    graph = DAGBuilder().node(pow, inputs=["n", "f"], map_over=Product("n", "f")).build()
+    inner = DAGBuilder().add_graph(graph, "in", map_over=["n", "f"]).build()
+    builder = DAGBuilder().add_graph(inner, "mid", map_over=["n", "f"])
+    numbers = {"n": [[[2, 3]], [[4], [5]]], "f": [[[1, 2]], [[1], [0, 1]]]}
+    assert await run(builder, numbers) == {"mid/in/pow": [[[[2, 4], [3, 9]]], [[[4]], [[1, 5]]]]}
+
+
+async def test_a_product_of_lists_made_in_a_mapped_graph_is_one_for_each_of_its_elements() -> None:
+    graph = DAGBuilder().node(pow, inputs=["n", "f"], map_over=Product("n", "f")).build()
+    middle = DAGBuilder().node(list, name="n", inputs=["ns"]).node(list, name="f", inputs=["fs"])
+    middle.add_graph(graph, "in", map_over=["n", "f"])
+    builder = DAGBuilder().add_graph(
+        middle.build(), "mid", inputs={"ns": "rows", "fs": "powers"}, map_over=["rows", "powers"]
+    )
+    numbers = {"rows": [[[2, 3]], [[4], [5]]], "powers": [[[1, 2]], [[1], [0, 1]]]}
+    results = await run(builder, numbers)
+    assert results["mid/in/pow"] == [[[[2, 4], [3, 9]]], [[[4]], [[1, 5]]]]
+
+
 async def test_conditions_fallbacks_and_filters_see_the_keys_of_their_graph() -> None:
     def number(text: str) -> int:
         return int(text)
