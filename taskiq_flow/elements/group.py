@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from taskiq_flow.dataflow.axes import (
@@ -300,6 +300,13 @@ class Group:
         self.last_from = 0.0
         self.items: list[Group] = []
         self.alive: dict[Path, set[Mapped]] = {}
+
+    def with_outer(self) -> Iterator[Group]:
+        """This group, and those around it, from the inside out."""
+        group: Group | None = self
+        while group is not None:
+            yield group
+            group = group.parent
 
     def has_let_in(self, path: Path) -> bool:
         """Whether a position that there is has been let in."""

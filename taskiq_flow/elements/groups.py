@@ -116,12 +116,10 @@ class Groups:
         readers: list[Group] = []
         places: set[tuple[int, ...]] = set()
         for group in self.groups:
-            around: Group | None = group
-            while around is not None:
+            for around in group.with_outer():
                 if axis in around.places:
                     readers.append(group)
                     places.add(self._plan.groups[around.number].places[axis])
-                around = around.parent
         common = [self._holders(reader) for reader in readers]
         for group in self._holders(readers[0]):
             begin = tuple(range(group.depth))

@@ -35,12 +35,14 @@ class GrowingRows:
         self._takers = [group for group in self._readers if group.is_taken]
         self.own = next((group for group in self._readers if not group.is_taken), None)
         # One that waits for what cannot go on while this generator waits says nothing about room:
-        # it would wait for itself.
+        # it would wait for itself. Nor does one around which another waits so, as it has no
+        # positions then.
         held_up = self._held_up(plan, layout)
         self._bounding = [
             group
             for group in self._takers
-            if not plan.groups[group.number].waits_for & held_up and self.axis in group.straight
+            if self.axis in group.straight
+            and not any(plan.groups[each.number].waits_for & held_up for each in group.with_outer())
         ]
 
     def _held_up(self, plan: ElementPlan, layout: Groups) -> set[int]:

@@ -14,6 +14,7 @@ from taskiq_flow import (
     DAGBuilder,
     Event,
     ExecutionEngine,
+    Failure,
     NodeFailed,
     NodeFailure,
     NodeRetried,
@@ -390,3 +391,44 @@ async def test_a_worker_that_is_given_the_task_again_before_there_is_room_has_th
         site.seconds = 1
         assert (await run)["numbers"] == [*range(1, 13)]
     assert executions == 2
+
+
+@virtually
+async def test_a_generator_does_not_wait_for_those_around_whom_others_wait_for_its_end() -> None:
+    """Positions of the outer lists end behind ``tag``, which waits for all of ``items``."""
+
+    async def items(row: list[str]) -> AsyncIterator[str]:
+        for text in row:
+            yield text
+
+    async def pair(text: str, number: int) -> tuple[str, int]:
+        return text, number
+
+    async def count(failures: list[Failure]) -> int:
+        return len(failures)
+
+    async def tag(text: str, failed: int = 0, failures: Any = None) -> str:
+        return f"{text} {failed}"
+
+    dag = (
+        DAGBuilder()
+        .node(items, name="items", inputs={"row": "rows"}, map_over={"rows": 2}, window=1)
+        .node(
+            pair,
+            inputs={"text": "items", "number": "numbers"},
+            map_over={"items": 3, "numbers": 1},
+        )
+        .node(count, inputs={"failures": "items.failures"}, join="ended")
+        .node(
+            tag,
+            inputs={"text": "rows", "failures": "pair.failures", "failed": "count"},
+            map_over={"rows": 3, "pair.failures": 3},
+            join="ended",
+        )
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, 2, type_check="off")
+    rows = [["a"]] * 9
+    results = await engine.execute({"rows": [rows], "numbers": [1]})
+    assert results["pair"] == [[[("a", 1)]] * 9]
+    assert results["tag"] == [[["a 0"]] * 9]
