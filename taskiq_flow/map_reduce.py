@@ -356,11 +356,7 @@ class _Reading:
 
     async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
         """The pairs as they come. ``held_by`` is kept for as long as they are read."""
-        if self._has_begun:
-            raise RuntimeError(
-                f"map {self._run.run_id!r} is being read already; a map is either streamed once or "
-                "waited for"
-            )
+        self._check_unread()
         self._has_begun = True
         async with self._run:
             async for _, item in self._run:
@@ -372,6 +368,7 @@ class _Reading:
         Raises what ended the map. The error has the values so far in ``results``: an exception of
         the source becomes the ``__cause__`` of a ``RunError``.
         """
+        self._check_unread()
         values: dict[int, Any] = {}
         try:
             async with aclosing(self.stream(held_by=None)) as pairs:
@@ -389,6 +386,13 @@ class _Reading:
                 results=self._named(values),
             ) from error
         return [values[index] for index in sorted(values)]
+
+    def _check_unread(self) -> None:
+        if self._has_begun:
+            raise RuntimeError(
+                f"map {self._run.run_id!r} has been read, or is being read; a map is either "
+                "streamed once or waited for"
+            )
 
     def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
         return {f"{self._output}[{index}]": value for index, value in values.items()}

@@ -453,6 +453,17 @@ class TestCancelling:
         with pytest.raises(RuntimeError, match="streamed once or waited for"):
             await anext(aiter(mapped))
 
+    async def test_a_map_that_is_waited_for_after_its_stream_says_so(
+        self, broker: InMemoryBroker
+    ) -> None:
+        mapped = await MapReduce.map(broker, square, range(3))
+        assert [index async for index, _ in mapped] == [0, 1, 2]
+        reduced = await MapReduce.reduce(broker, total, mapped, "numbers", "total")
+        for task in (mapped, reduced):
+            error = (await task.wait_result()).error
+            assert isinstance(error, RuntimeError)
+            assert "has been read" in str(error)
+
     async def test_a_stream_that_is_closed_before_it_begins_takes_nothing_away(
         self, broker: InMemoryBroker
     ) -> None:
