@@ -16,6 +16,7 @@ from tests.distributed import app
 from tests.distributed.app import started
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.watching import Notes, inputs, many, until_empty, until_sent
+from tests.servers.process import Process
 from tests.servers.server import Server
 
 TASKS = 4
@@ -30,6 +31,15 @@ def suspended(server: Server) -> Iterator[None]:
         yield
     finally:
         server.resume()
+
+
+async def begin_to_stop(worker: Process) -> None:
+    """Tell a worker to stop, and return when it takes no more messages."""
+    os.kill(worker.pid, signal.SIGTERM)
+    stops = "Stopping prefetching"
+    await asyncio.to_thread(
+        worker.wait_until, lambda: stops in worker.log_since_start(), "the worker stops", 30.0
+    )
 
 
 @pytest.mark.parametrize("kind", [NEEDS_RABBITMQ])  # its workers fetch ahead, whatever tasks take
@@ -48,13 +58,7 @@ async def test_a_place_is_free_while_a_result_is_saved_and_no_result_is_lost(
             with suspended(farm.redis):  # which takes the results
                 await notes.until("end", 2)  # of the second one, the result waits in its place
                 if stops:
-                    os.kill(first.process.pid, signal.SIGTERM)
-                    await asyncio.to_thread(
-                        first.process.wait_until,
-                        lambda: "Stopping prefetching" in first.process.log_since_start(),
-                        "the worker stops",
-                        30.0,
-                    )
+                    await begin_to_stop(first.process)
             if stops:
                 second.start()
             try:
@@ -86,13 +90,7 @@ async def test_a_worker_that_stops_waits_for_a_result_in_whose_place_no_task_is(
                 with pytest.raises(RunCancelledError):
                     await other
                 await notes.until("cancel", 1)
-                os.kill(workers.process.pid, signal.SIGTERM)
-                await asyncio.to_thread(
-                    workers.process.wait_until,
-                    lambda: "Stopping prefetching" in workers.process.log_since_start(),
-                    "the worker stops",
-                    30.0,
-                )
+                await begin_to_stop(workers.process)
             assert len(await run) == 1
         assert notes.of("begin") == ["n0", "n0"]
         await until_empty(settings)
