@@ -38,6 +38,7 @@ from taskiq_flow.dataflow.options import (
 from taskiq_flow.dataflow.plan import Order
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
 from taskiq_flow.dataflow.type_check import TypeCheck
+from taskiq_flow.dispatch.callables import embedded
 from taskiq_flow.engine.arguments import (
     PassBy,
     check_choice,
@@ -169,8 +170,6 @@ class ExecutionEngine:
                 f"on_step_complete is {on_step_complete!r}; give a function of a node's name and "
                 "its result"
             )
-        if isinstance(broker, InMemoryBroker):
-            InMemoryHooks.of(broker)
         options = NodeOptions(
             as_retry("retry", retry),
             time_limit("timeout", timeout),
@@ -203,6 +202,10 @@ class ExecutionEngine:
         self._in_progress: set[RunInProgress] = set()
         self._runs = JournaledRuns(journal, dag, stored, on_error=on_error)
         planner = Planner(dag, settings, options, order, type_check)
+        if isinstance(broker, InMemoryBroker):
+            InMemoryHooks.of(broker)
+            for task in planner.tasks:  # here, not in the time of the first run
+                embedded(broker, task)
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )

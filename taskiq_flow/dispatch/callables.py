@@ -1,18 +1,21 @@
-"""Plain callables as tasks of a broker that runs them in this process.
+"""Tasks of a broker that runs them in this process, plain callables among them.
 
-A callable is registered when a run first needs it, and unregistered when no node of it is left. The
-broker refers to it weakly, and keeps none of its defaults, so that graphs can be collected.
+A callable is registered with an engine, or by a run whose graph has got it since, and unregistered
+when no node of it is left. The broker refers to it weakly, and keeps none of its defaults, so that
+graphs can be collected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
-from typing import Any
+from typing import Any, get_type_hints
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
+from taskiq.receiver import Receiver
+from taskiq_dependencies import DependencyGraph
 from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.dataflow.calling import calling_of
@@ -22,7 +25,34 @@ from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.values.call import taking_calls, unwrapped
 
 
-def as_task(
+def embedded(broker: InMemoryBroker, given: Task) -> AsyncTaskiqDecoratedTask[Any, Any] | None:
+    """The broker's own task, whose function takes the values of calls, which no message has.
+
+    ``given``: as the user has given it. A plain callable is registered. ``None`` for a task of
+    another broker, which this one does not know. The caller holds a node of the task.
+    """
+    if not isinstance(given, AsyncTaskiqDecoratedTask):
+        task = _as_task(broker, given)
+    elif (own := broker.find_task(given.task_name)) is not None:
+        task = given = own
+    else:
+        return None
+    present = task.original_func
+    if unwrapped(present) is present:
+        calling = calling_of(given, converts=broker.receiver.validate_params)
+        task.original_func = taking_calls(present, task.task_name, calling)
+        _learn(broker.receiver, task)
+    return task
+
+
+def return_type_of(task: Task) -> Any:
+    """What a task's annotation says that it returns, ``None`` if nothing does."""
+    if isinstance(task, AsyncTaskiqDecoratedTask):
+        return task.return_type
+    return annotations_of(task_info(task).signature).get("return")
+
+
+def _as_task(
     broker: InMemoryBroker, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
     """A plain callable as a task of the broker. The caller holds a node of the callable."""
@@ -36,27 +66,6 @@ def as_task(
         if stands_for is not None and stands_for() is task_info(function):
             return task
     raise AssertionError(f"{name!r} is taken, by a callable that {function!r} is not")
-
-
-def embedded(
-    broker: InMemoryBroker, task: AsyncTaskiqDecoratedTask[Any, Any], given: Task
-) -> AsyncTaskiqDecoratedTask[Any, Any]:
-    """The task, whose function takes the values of an engine's calls, which no message has.
-
-    ``given``: as the user has given it. Does nothing to a task that was given here before.
-    """
-    present = task.original_func
-    if unwrapped(present) is present:
-        calling = calling_of(given, converts=broker.receiver.validate_params)
-        task.original_func = taking_calls(present, task.task_name, calling)
-    return task
-
-
-def return_type_of(task: Task) -> Any:
-    """What a task's annotation says that it returns, ``None`` if nothing does."""
-    if isinstance(task, AsyncTaskiqDecoratedTask):
-        return task.return_type
-    return annotations_of(task_info(task).signature).get("return")
 
 
 def _register(
@@ -75,8 +84,22 @@ def _unregister(broker_reference: weakref.ref[InMemoryBroker], name: str) -> Non
     if broker is None:
         return
     broker.local_task_registry.pop(name, None)
-    # What taskiq's receiver has learned of the task would be taken for another of the same name.
-    receiver = broker.receiver
+    _forget(broker.receiver, name)
+
+
+def _learn(receiver: Receiver, task: AsyncTaskiqDecoratedTask[Any, Any]) -> None:
+    """Have taskiq's receiver know a task, as it does else when the task's first call waits."""
+    name, function = task.task_name, task.original_func
+    _forget(receiver, name)
+    with contextlib.suppress(Exception):  # of a name in annotations that is not defined yet
+        receiver.task_signatures[name] = inspect.signature(function)
+        receiver.task_hints[name] = get_type_hints(function)
+        receiver.dependency_graphs[name] = DependencyGraph(function)
+        receiver.known_tasks.add(name)  # last: from now on it does not look at the task again
+
+
+def _forget(receiver: Receiver, name: str) -> None:
+    """What the receiver has learned of a task would be taken for another of the same name."""
     receiver.known_tasks.discard(name)
     for learned in (receiver.task_signatures, receiver.task_hints, receiver.dependency_graphs):
         learned.pop(name, None)
@@ -93,7 +116,7 @@ def _stand_in(info: TaskInfo) -> Callable[..., Any]:
         return _alive(reference)(*args, **kwargs)
 
     async def call_for_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with aclosing(_alive(reference)(*args, **kwargs)) as items:
+        async with contextlib.aclosing(_alive(reference)(*args, **kwargs)) as items:
             async for item in items:
                 yield item
 

@@ -21,7 +21,7 @@ from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.dataflow.tasks import task_info
-from taskiq_flow.dispatch.callables import as_task, embedded
+from taskiq_flow.dispatch.callables import embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
     Address,
@@ -269,23 +269,20 @@ class Dispatcher:
     def _find(self, node: RunnableNode) -> AsyncTaskiqDecoratedTask[Any, Any]:
         """The node's task as the broker knows it."""
         task, broker = node.task, self._broker
+        if isinstance(broker, InMemoryBroker) and (own := embedded(broker, task)) is not None:
+            return own
         if not isinstance(task, AsyncTaskiqDecoratedTask):
-            if isinstance(broker, InMemoryBroker):
-                return embedded(broker, as_task(broker, task), task)
             raise ConfigurationError(
                 f"node {node.task_name!r} is a plain callable, which the workers of "
                 f"{type(broker).__name__} cannot know; decorate it with @broker.task"
             )
-        if not isinstance(broker, InMemoryBroker):
-            return task
-        own = broker.find_task(task.task_name)
-        if own is None:
+        if isinstance(broker, InMemoryBroker):
             raise ConfigurationError(
                 f"the task {task.task_name!r} of node {node.task_name!r} belongs to another "
                 "broker than the engine's; decorate it with that one, or give the engine this one, "
                 "or taskiq_flow.testing.in_memory(broker) in a test"
             )
-        return embedded(broker, own, own)
+        return task
 
 
 async def _whole(sending: Sending | None) -> None:

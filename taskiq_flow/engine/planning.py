@@ -10,6 +10,7 @@ from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among, 
 from taskiq_flow.dataflow.many import graph_of_many
 from taskiq_flow.dataflow.plan import Order, Plan
 from taskiq_flow.dataflow.rows import Source
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run_spec import (
     PLAIN_OPTIONS,
@@ -92,6 +93,14 @@ class Planner:
             shows_failures=self._shows_failures,
             describe=lambda: plan.description,
         )
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks that runs of the present graph may send. None if it has an error."""
+        try:
+            return [node.task for node in self.dag.plan().of_each_task]
+        except GraphError:  # a run raises it
+            return []
 
     @property
     def is_of_many(self) -> bool:
