@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -28,11 +29,16 @@ async def numbers(count: int, seconds: float) -> AsyncIterator[int]:
         yield number
 
 
-async def work(number: int, took: float) -> int:
-    """What is done with each of them."""
-    if took:
-        await asyncio.sleep(took)
-    return number
+async def work(number: int, took: float, spread: float) -> float:
+    """What is done with each of them: sleep. ``spread``: by how much of ``took`` it may differ.
+
+    Returns the seconds that it has really slept.
+    """
+    if not took:
+        return 0.0
+    began = time.perf_counter()
+    await asyncio.sleep(took * random.Random(number).uniform(1 - spread, 1 + spread))
+    return time.perf_counter() - began
 
 
 Tasks = tuple[AsyncTaskiqDecoratedTask[..., Any], AsyncTaskiqDecoratedTask[..., Any]]
@@ -50,7 +56,7 @@ def graph(tasks: Tasks, *, from_generator: bool, window: int) -> DAG:
     builder = DAGBuilder()
     if from_generator:
         builder.node(making, name="numbers", window=window)
-    inputs = {"number": "numbers", "took": "took"}
+    inputs = {"number": "numbers", "took": "took", "spread": "spread"}
     builder.node(working, name="work", inputs=inputs, map_over="numbers")
     return builder.build()
 
