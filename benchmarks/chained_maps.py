@@ -22,6 +22,7 @@ from typing import Any
 
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
+from benchmarks.measure import begin
 from benchmarks.report import Check, Options, print_checks, print_table
 from taskiq_flow import DAGBuilder, ExecutionEngine, Item
 
@@ -108,7 +109,7 @@ class Taken:
 async def by_hand(stage: Stage, items: int) -> Taken:
     """A task per item and a semaphore."""
     places = asyncio.Semaphore(LIMIT)
-    start = time.perf_counter()
+    start = begin()
     first: tuple[float, int] = (math.inf, 0)
 
     async def chain(item: int) -> None:
@@ -143,7 +144,7 @@ async def by_engine(stage: Stage, items: int) -> Taken:
         key = f"s{number - 1}" if number else "items"
         builder.node(task, name=f"s{number}", inputs={"item": key}, map_over=key)
     engine = ExecutionEngine(stage.broker, builder.build(), LIMIT, type_check="off")
-    start = time.perf_counter()
+    start = begin()
     first: tuple[float, int] = (math.inf, 0)
     async for name, value in engine.execute_async({"items": list(range(items))}, items="only"):
         if name == f"s{STAGES - 1}" and isinstance(value, Item):
@@ -181,7 +182,7 @@ async def no_op(items: int, rounds: int) -> tuple[float, float]:
         took = {}
         ways: list[Way] = [by_elements, by_hand, by_engine]
         for way in ways if number % 2 else reversed(ways):
-            start = time.process_time()
+            start = begin(time.process_time)
             await way(Stage([], resolves=way is not by_engine), items)
             took[way] = time.process_time() - start
         over_elements.append(took[by_engine] / took[by_elements])
