@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -205,7 +206,8 @@ class ExecutionEngine:
         if isinstance(broker, InMemoryBroker):
             InMemoryHooks.of(broker)
             for task in planner.tasks:  # here, not in the time of the first run
-                embedded(broker, task)
+                with contextlib.suppress(Exception):  # a run raises it
+                    embedded(broker, task)
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )

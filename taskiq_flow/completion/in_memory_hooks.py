@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from asyncio import current_task
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,13 +17,14 @@ from weakref import WeakSet
 from taskiq import InMemoryBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 
+from taskiq_flow.completion.embedding import embed, forget_other
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.threads import Threads
 from taskiq_flow.dataflow.tasks import original_function
 from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.in_process import when_begun
 from taskiq_flow.transport.notice import REQUEUE_COUNT
-from taskiq_flow.values.call import Call, present
+from taskiq_flow.values.call import Call, is_wrapped, present
 from taskiq_flow.values.ended import how_ended
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import isolated
@@ -100,6 +102,8 @@ class InMemoryHooks(TaskiqMiddleware):
     The hooks that every task passes are coroutines, which taskiq tells from results faster.
     """
 
+    broker: InMemoryBroker
+
     def __init__(self, broker: InMemoryBroker) -> None:
         super().__init__()
         self.set_broker(broker)
@@ -115,9 +119,15 @@ class InMemoryHooks(TaskiqMiddleware):
     @classmethod
     def of(cls, broker: InMemoryBroker) -> InMemoryHooks:
         """The hooks of a broker, put in place at the first call."""
-        for middleware in broker.middlewares:
-            if isinstance(middleware, cls):
-                return middleware
+        with _PUTTING:
+            return cls._among(broker.middlewares) or cls._put(broker)
+
+    @classmethod
+    def _among(cls, middlewares: list[TaskiqMiddleware]) -> InMemoryHooks | None:
+        return next((m for m in middlewares if isinstance(m, cls)), None)
+
+    @classmethod
+    def _put(cls, broker: InMemoryBroker) -> InMemoryHooks:
         hooks = cls(broker)
         # A new list, as a task may be walking through the present one. First in it: called before
         # the others when a task begins and behind them when it ends, so that theirs is what counts.
@@ -152,6 +162,7 @@ class InMemoryHooks(TaskiqMiddleware):
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note which asyncio task runs the task. A revoked task does not run."""
         task_id = message.task_id
+        task = self.broker.find_task(message.task_name)
         execution = self.executions.get(task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
             if _is_of_run(message):
@@ -162,9 +173,13 @@ class InMemoryHooks(TaskiqMiddleware):
                 raise asyncio.CancelledError
             when_begun.set(None)
             present.set(None)
+            if task is not None:
+                forget_other(self.broker.receiver, task)
             return message
         if execution.revoked:
             raise asyncio.CancelledError
+        if task is not None and not is_wrapped(task.original_func):  # decorated anew since
+            embed(self.broker, task)
         if execution.worker is not None:
             self._note_requeue(execution, message)
             execution.call = None if execution.call is None else execution.call.once_more()
@@ -288,6 +303,8 @@ class _EnginesTasks(logging.Filter):
 
 
 _ENGINES_TASKS = _EnginesTasks()
+
+_PUTTING = threading.RLock()  # of threads that make an engine of one broker each
 
 _all_hooks: WeakSet[InMemoryHooks] = WeakSet()
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from typing import Any, get_type_hints
+from functools import partial
+from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
-from taskiq.receiver import Receiver
-from taskiq_dependencies import DependencyGraph
 from taskiq_dependencies.dependency import Dependency
 
-from taskiq_flow.dataflow.calling import calling_of
+from taskiq_flow.completion.embedding import embed, forget
 from taskiq_flow.dataflow.tasks import Task, TaskInfo, called_function, default_name, task_info
 from taskiq_flow.processes.child_main import FUNCTION
 from taskiq_flow.processes.in_process import runs_in_process
-from taskiq_flow.values.call import taking_calls, unwrapped
+
+# Of threads that register callables of the same name, at one broker or several. One that runs
+# others' code when it collects garbage may come back here.
+_REGISTERING = threading.RLock()
 
 
 def embedded(broker: InMemoryBroker, given: Task) -> AsyncTaskiqDecoratedTask[Any, Any] | None:
@@ -32,16 +35,13 @@ def embedded(broker: InMemoryBroker, given: Task) -> AsyncTaskiqDecoratedTask[An
     another broker, which this one does not know. The caller holds a node of the task.
     """
     if not isinstance(given, AsyncTaskiqDecoratedTask):
-        task = _as_task(broker, given)
+        with _REGISTERING:
+            task = _as_task(broker, given)
+        embed(broker, task, given)
     elif (own := broker.find_task(given.task_name)) is not None:
-        task = given = own
+        embed(broker, task := own)
     else:
         return None
-    present = task.original_func
-    if unwrapped(present) is present:
-        calling = calling_of(given, converts=broker.receiver.validate_params)
-        task.original_func = taking_calls(present, task.task_name, calling)
-        _learn(broker.receiver, task)
     return task
 
 
@@ -71,43 +71,30 @@ def _as_task(
 def _register(
     broker: InMemoryBroker, name: str, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
-    info = task_info(function)
-    stand_in = _stand_in(info)
+    # Not a finalizer, which would outlive the broker.
+    reference = weakref.ref(task_info(function), partial(_unregister, weakref.ref(broker), name))
+    stand_in = _stand_in(task_info(function), reference)
     task = broker.register_task(stand_in, task_name=name)
     del globals()[stand_in.__name__]  # where taskiq puts every function, for process pools
-    weakref.finalize(info, _unregister, weakref.ref(broker), name)
     return task
 
 
-def _unregister(broker_reference: weakref.ref[InMemoryBroker], name: str) -> None:
+def _unregister(
+    broker_reference: weakref.ref[InMemoryBroker], name: str, stands_for: weakref.ref[TaskInfo]
+) -> None:
     broker = broker_reference()
     if broker is None:
         return
+    task = broker.local_task_registry.get(name)
+    if task is None or getattr(task.original_func, "stands_for", None) is not stands_for:
+        return  # the user has registered a task of their own under the name
     broker.local_task_registry.pop(name, None)
-    _forget(broker.receiver, name)
+    forget(broker.receiver, name)  # or it would be taken for another of the same name
 
 
-def _learn(receiver: Receiver, task: AsyncTaskiqDecoratedTask[Any, Any]) -> None:
-    """Have taskiq's receiver know a task, as it does else when the task's first call waits."""
-    name, function = task.task_name, task.original_func
-    _forget(receiver, name)
-    with contextlib.suppress(Exception):  # of a name in annotations that is not defined yet
-        receiver.task_signatures[name] = inspect.signature(function)
-        receiver.task_hints[name] = get_type_hints(function)
-        receiver.dependency_graphs[name] = DependencyGraph(function)
-        receiver.known_tasks.add(name)  # last: from now on it does not look at the task again
-
-
-def _forget(receiver: Receiver, name: str) -> None:
-    """What the receiver has learned of a task would be taken for another of the same name."""
-    receiver.known_tasks.discard(name)
-    for learned in (receiver.task_signatures, receiver.task_hints, receiver.dependency_graphs):
-        learned.pop(name, None)
-
-
-def _stand_in(info: TaskInfo) -> Callable[..., Any]:
+def _stand_in(info: TaskInfo, reference: weakref.ref[TaskInfo]) -> Callable[..., Any]:
     """A function of the same signature, for taskiq to rename and keep instead of the user's own."""
-    function, reference = info.task, weakref.ref(info)
+    function = info.task
 
     async def call_async(*args: Any, **kwargs: Any) -> Any:
         return await _alive(reference)(*args, **kwargs)

@@ -255,3 +255,8 @@ def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     """A task's own function, without the wrapper of this package."""
     own: Callable[..., Any] = getattr(function, _WRAPS, function)
     return own
+
+
+def is_wrapped(function: Callable[..., Any]) -> bool:
+    """Whether a task's function has the wrapper of this package around it."""
+    return hasattr(function, _WRAPS)
