@@ -37,6 +37,7 @@
     ├── TypeMismatchWarning
     ├── PollingWarning
     ├── FormatterWarning
+    ├── RedefinedTaskWarning
     └── NotCachedWarning
 
 Every class can be constructed from its message alone, so that it can be pickled.
@@ -204,6 +205,10 @@ class PollingWarning(UserWarning):
 
 class FormatterWarning(UserWarning):
     """The broker has a formatter of the user's own: values keep only the types that it carries."""
+
+
+class RedefinedTaskWarning(UserWarning):
+    """The broker has another function under the name of a task than the graph was built with."""
 
 
 class NotCachedWarning(UserWarning):

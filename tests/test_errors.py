@@ -55,6 +55,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.TypeMismatchWarning, {}),
     (errors.PollingWarning, {}),
     (errors.FormatterWarning, {}),
+    (errors.RedefinedTaskWarning, {}),
     (errors.NotCachedWarning, {}),
     (errors.NodeError, {"task_name": "a"}),
     (errors.OutputShapeError, {"task_name": "a"}),
@@ -112,7 +113,7 @@ def test_everything_but_the_warnings_is_a_taskiq_flow_error() -> None:
     }
     assert others == {
         *("UnusedInputWarning", "TypeMismatchWarning", "PollingWarning", "NotCachedWarning"),
-        "FormatterWarning",
+        *("FormatterWarning", "RedefinedTaskWarning"),
     }
     assert issubclass(errors.UnusedInputWarning, UserWarning)
 

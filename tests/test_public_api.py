@@ -116,6 +116,7 @@ NAMES = [
     "Product",
     "Progress",
     "Recorder",
+    "RedefinedTaskWarning",
     "RedisJournal",
     "RedisPipelineStorage",
     "ReportedError",

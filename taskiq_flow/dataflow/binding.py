@@ -9,7 +9,7 @@ from inspect import Parameter
 from types import MappingProxyType
 from typing import Any
 
-from taskiq_flow.dataflow.tasks import Task, original_function, place_of, task_info
+from taskiq_flow.dataflow.tasks import Task, default_name, original_function, place_of, task_info
 from taskiq_flow.errors import BindingError
 from taskiq_flow.suggestions import did_you_mean
 
@@ -332,6 +332,31 @@ def _with_given(
                 parameter=name,
             )
     return [p.replace(default=given[p.name]) if p.name in given else p for p in parameters]
+
+
+def takes_calls_of(task: Task, other: Task) -> bool:
+    """Whether a task may be called as each call of ``other`` is made, by position and by name."""
+    own, others = (task_info(each).parameters[0] for each in (task, other))
+    if {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} <= {p.kind for p in own}:
+        return True
+    return (
+        len(own) >= len(others)
+        and all(
+            p.name == q.name and p.kind is q.kind and (not _is_needed(p) or _is_needed(q))
+            for p, q in zip(own, others, strict=False)
+        )
+        and not any(map(_is_needed, own[len(others) :]))
+    )
+
+
+def task_text(task: Task) -> str:
+    """A task with the parameters that a graph may bind, and where it is written."""
+    parameters = map(_parameter_text, task_info(task).parameters[0])
+    return f"{default_name(task)}({', '.join(parameters)}){place_of(task)}"
+
+
+def _is_needed(parameter: Parameter) -> bool:
+    return _is_single(parameter) and parameter.default is Parameter.empty
 
 
 def _is_single(parameter: Parameter) -> bool:

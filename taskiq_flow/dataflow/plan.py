@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from taskiq import AsyncTaskiqDecoratedTask
+
 from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.description import Description, described
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -15,7 +17,8 @@ from taskiq_flow.dataflow.element_planning import element_plan
 from taskiq_flow.dataflow.map_hints import check_map_over
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError
+from taskiq_flow.dataflow.tasks import Task, is_same_function, place_of
+from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError, GraphError
 from taskiq_flow.events import GraphKind
 
 FAILURES = ".failures"
@@ -118,8 +121,9 @@ def plan_of(
 ) -> Plan:
     """The plan of a graph. ``orderings``: by node, those that it waits for without data.
 
-    Raises ``DuplicateOutputError``, ``BindingError`` or ``CycleError``.
+    Raises ``DuplicateOutputError``, ``BindingError``, ``CycleError`` or another ``GraphError``.
     """
+    _check_tasks(nodes)
     producers = _producers(nodes)
     by_name = {node.task_name: node for node in nodes}
     predecessors: dict[DAGNode, tuple[DAGNode, ...]] = {}
@@ -232,6 +236,24 @@ def _not_ended_error(node: DAGNode, key: str) -> BindingError:
         task_name=node.task_name,
         key=key,
     )
+
+
+def _check_tasks(nodes: Sequence[DAGNode]) -> None:
+    """Raise ``GraphError`` for two tasks of one name, of which a broker runs the last alone."""
+    known: dict[str, tuple[DAGNode, Task]] = {}
+    for node in nodes:
+        for task in (node.task, node.fallback):
+            if not isinstance(task, AsyncTaskiqDecoratedTask):
+                continue
+            other, first = known.setdefault(task.task_name, (node, task))
+            if first is not task and not is_same_function(first, task):
+                both = f"nodes {other.task_name!r} and {node.task_name!r} have"
+                raise GraphError(
+                    f"{both if other is not node else f'node {node.task_name!r} has'} two tasks "
+                    f"of the name {task.task_name!r}{place_of(first)} and{place_of(task)[1:]}, of "
+                    "which a broker runs the last one; give each a name of its own, as in "
+                    "@broker.task(task_name=...), or pass what differs as a parameter"
+                )
 
 
 def _producers(nodes: Sequence[DAGNode]) -> dict[str, DAGNode]:

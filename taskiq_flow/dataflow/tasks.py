@@ -53,6 +53,12 @@ def identity(task: Task) -> object:
     return id(task)
 
 
+def is_same_function(task: Task, other: Task) -> bool:
+    """Whether two tasks execute the same function."""
+    function, others = original_function(task), original_function(other)
+    return function is others or identity(function) == identity(others)
+
+
 def default_name(task: Task) -> str:
     """A task's own custom name if it has one, else the bare name of its function."""
     bare = _bare_name(original_function(task))

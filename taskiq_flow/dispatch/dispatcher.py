@@ -20,7 +20,8 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
-from taskiq_flow.dataflow.tasks import task_info
+from taskiq_flow.dataflow.binding import takes_calls_of, task_text
+from taskiq_flow.dataflow.tasks import Task, is_same_function, task_info
 from taskiq_flow.dispatch.callables import embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
@@ -33,7 +34,7 @@ from taskiq_flow.dispatch.encoding import (
     formats_as_usual,
     plain,
 )
-from taskiq_flow.errors import ConfigurationError, SerializationError
+from taskiq_flow.errors import ConfigurationError, RedefinedTaskWarning, SerializationError, warn
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.values.arguments import StoredArguments
@@ -270,6 +271,8 @@ class Dispatcher:
         """The node's task as the broker knows it."""
         task, broker = node.task, self._broker
         if isinstance(broker, InMemoryBroker) and (own := embedded(broker, task)) is not None:
+            if own is not task and isinstance(task, AsyncTaskiqDecoratedTask):
+                _check_redefined(node, task, own)
             return own
         if not isinstance(task, AsyncTaskiqDecoratedTask):
             raise ConfigurationError(
@@ -283,6 +286,30 @@ class Dispatcher:
                 "or taskiq_flow.testing.in_memory(broker) in a test"
             )
         return task
+
+
+def _check_redefined(node: RunnableNode, task: Task, own: Task) -> None:
+    """Warn if the broker has another function than the graph under the name of a node's task.
+
+    Raises ``ConfigurationError`` if that one cannot be called as the graph has its task called.
+    """
+    if is_same_function(task, own):
+        return
+    remedy = (
+        "build the graph anew, or give each of them a name of its own, as in "
+        "@broker.task(task_name=...)"
+    )
+    name = f"node {node.task_name!r}"
+    if not takes_calls_of(own, task):
+        raise ConfigurationError(
+            f"{name} has its task called as {task_text(task)}, and the broker has another one of "
+            f"that name now: {task_text(own)}; {remedy}"
+        )
+    warn(
+        f"{name} runs {task_text(own)}, which the broker has under that name now; its graph was "
+        f"built with {task_text(task)}; {remedy}",
+        RedefinedTaskWarning,
+    )
 
 
 async def _whole(sending: Sending | None) -> None:
