@@ -152,8 +152,10 @@ class Dispatcher:
         task, known = node.task, self._addresses[by_value]
         address = known.get(id(task))
         if address is None:
-            injects = bool(task_info(task).parameters[1])
-            address = Address.of(self._find(node), self._labels[by_value], injects=injects)
+            own = self._find(node)
+            executed = own if _is_redefined(task, own) else task
+            injects = bool(task_info(executed).parameters[1])
+            address = Address.of(own, self._labels[by_value], executed=executed, injects=injects)
             known[id(task)] = address
         return address
 
@@ -271,8 +273,8 @@ class Dispatcher:
         """The node's task as the broker knows it."""
         task, broker = node.task, self._broker
         if isinstance(broker, InMemoryBroker) and (own := embedded(broker, task)) is not None:
-            if own is not task and isinstance(task, AsyncTaskiqDecoratedTask):
-                _check_redefined(node, task, own)
+            if _is_redefined(task, own):
+                _check_redefined(node, own)
             return own
         if not isinstance(task, AsyncTaskiqDecoratedTask):
             raise ConfigurationError(
@@ -288,13 +290,18 @@ class Dispatcher:
         return task
 
 
-def _check_redefined(node: RunnableNode, task: Task, own: Task) -> None:
-    """Warn if the broker has another function than the graph under the name of a node's task.
+def _is_redefined(task: Task, own: Task) -> bool:
+    """Whether a broker's own task is another one than the graph has under that name."""
+    has_name = isinstance(task, AsyncTaskiqDecoratedTask)
+    return own is not task and has_name and not is_same_function(task, own)
+
+
+def _check_redefined(node: RunnableNode, own: Task) -> None:
+    """Warn that another task is executed than the graph was built with.
 
     Raises ``ConfigurationError`` if that one cannot be called as the graph has its task called.
     """
-    if is_same_function(task, own):
-        return
+    task = node.task
     remedy = (
         "build the graph anew, or give each of them a name of its own, as in "
         "@broker.task(task_name=...)"

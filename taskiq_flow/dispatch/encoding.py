@@ -14,6 +14,7 @@ from taskiq.labels import prepare_label
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.elements.element import Element
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.processes.in_process import begins_at_once
@@ -34,9 +35,10 @@ class Address:
     """What is the same in all messages of one task.
 
     ``queue``: where it is sent to, ``None`` for the broker's own queue. ``is_async``: whether the
-    task's function is a coroutine function, which its worker can cancel. ``injects``: whether
-    taskiq injects any of its arguments. ``behind_id``: the JSON of a message without values, behind
-    the task's id; empty until such a message is sent.
+    task's function is a coroutine function, which its worker can cancel. ``executed``: what is
+    executed, as far as this process knows. ``injects``: whether taskiq injects any of its
+    arguments. ``behind_id``: the JSON of a message without values, behind the task's id; empty
+    until such a message is sent.
     """
 
     task_name: str
@@ -45,6 +47,7 @@ class Address:
     return_type: Any = None
     queue: str | None = None
     is_async: bool = True
+    executed: Task | None = None
     injects: bool = False
     behind_id: bytes = field(default=b"", init=False, repr=False, compare=False)
 
@@ -54,6 +57,7 @@ class Address:
         task: AsyncTaskiqDecoratedTask[Any, Any],
         further_labels: Mapping[str, str],
         *,
+        executed: Task | None = None,
         injects: bool = False,
     ) -> Address:
         """The address of a task, with its labels as taskiq's kicker prepares them, and others.
@@ -73,6 +77,7 @@ class Address:
             return_type=task.return_type,
             queue=labels.get("queue_name") or None,
             is_async=begins_at_once(task.original_func),
+            executed=executed,
             injects=injects,
         )
 

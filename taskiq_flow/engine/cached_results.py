@@ -37,8 +37,9 @@ class CachedResults:
         node, options = node_run.node, node_run.options
         if node_run.cache_key is None:
             args, kwargs = node.arguments(node_run.inputs)
+            task = self._dispatcher.address(node).executed or node.task
             try:
-                key = await read_off_loop((args, kwargs), cache_key, node.task, args, kwargs)
+                key = await read_off_loop((args, kwargs), cache_key, task, args, kwargs)
             except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
                 _warn_not_cached(node, error)
                 return None

@@ -3,16 +3,18 @@
 import re
 import warnings
 from inspect import signature
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
+from taskiq import AsyncTaskiqDecoratedTask, Context, InMemoryBroker, TaskiqDepends
 
 from taskiq_flow import (
+    Cache,
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
     GraphError,
+    MemoryJournal,
     Pipeline,
     RedefinedTaskWarning,
 )
@@ -63,6 +65,33 @@ async def test_a_graph_of_another_function_is_told_of(broker: InMemoryBroker) ->
     with pytest.warns(RedefinedTaskWarning, match=r"node 'add' runs add\(number\), at .*, which"):
         assert await before.execute({"number": 1}) == {"sum": 3}
     assert await now.execute({"number": 1}) == {"sum": 3}
+
+
+async def test_a_result_is_cached_with_the_code_that_made_it(broker: InMemoryBroker) -> None:
+    journal = MemoryJournal()
+
+    def engine(amount: int) -> ExecutionEngine:
+        dag = DAGBuilder().node(adder(broker, amount), output="sum", cache=Cache()).build()
+        return ExecutionEngine(broker, dag, journal=journal)
+
+    before = engine(1)
+    assert await before.execute({"number": 1}) == {"sum": 2}
+    engine(2)
+    with pytest.warns(RedefinedTaskWarning):
+        assert await before.execute({"number": 1}) == {"sum": 3}
+    with pytest.warns(RedefinedTaskWarning):
+        assert await before.execute({"number": 5}) == {"sum": 7}
+    assert await engine(1).execute({"number": 5}) == {"sum": 6}
+
+
+async def test_what_the_other_function_has_injected_is_given(broker: InMemoryBroker) -> None:
+    async def now(number: int, context: Annotated[Context, TaskiqDepends()]) -> str:
+        return f"{context.message.task_name} {number}"
+
+    engine = engine_of(broker, broker.task("add")(added))
+    broker.task("add")(now)
+    with pytest.warns(RedefinedTaskWarning):
+        assert await engine.execute({"number": 1}) == {"sum": "add 1"}
 
 
 async def test_graphs_of_a_twin_have_the_functions_of_its_broker(broker: InMemoryBroker) -> None:
