@@ -1,7 +1,9 @@
 """A broker knows one task by each name. A graph may have been built with another one."""
 
+import asyncio
 import re
 import warnings
+from collections.abc import AsyncIterator
 from inspect import signature
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     GraphError,
+    Item,
     MemoryJournal,
     Pipeline,
     RedefinedTaskWarning,
@@ -92,6 +95,39 @@ async def test_what_the_other_function_has_injected_is_given(broker: InMemoryBro
     broker.task("add")(now)
     with pytest.warns(RedefinedTaskWarning):
         assert await engine.execute({"number": 1}) == {"sum": "add 1"}
+
+
+async def test_a_run_in_progress_goes_on_with_tasks_that_are_decorated_anew(
+    broker: InMemoryBroker,
+) -> None:
+    @broker.task("items")
+    async def items(count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            if number == 2:
+                begun.set()
+                await decorated.wait()
+            yield number
+
+    @broker.task("shown")
+    async def shown(number: int) -> str:
+        return f"{number} before"
+
+    begun, decorated = asyncio.Event(), asyncio.Event()
+    builder = DAGBuilder().node(items, output="numbers")
+    dag = builder.node(shown, inputs=["numbers"], map_over="numbers").build()
+    async with ExecutionEngine(broker, dag).start({"count": 4}, items="only") as run:
+        pairs = aiter(run)
+        while (await anext(pairs))[1] != Item(1, "1 before"):
+            pass
+        await begun.wait()
+
+        @broker.task("shown")
+        def anew(number: int, context: Annotated[Context, TaskiqDepends()]) -> str:
+            return f"{number} {context.message.task_name}"
+
+        decorated.set()
+        later = [result async for name, result in pairs if name == "shown"]
+    assert later == [Item(2, "2 shown"), Item(3, "3 shown")]
 
 
 async def test_graphs_of_a_twin_have_the_functions_of_its_broker(broker: InMemoryBroker) -> None:
