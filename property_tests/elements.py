@@ -256,6 +256,7 @@ class Sequential:
     whole: dict[str, Outcome] = field(default_factory=dict)
     elements: dict[str, dict[Path, Outcome]] = field(default_factory=dict)
     uneven: dict[str, set[Path]] = field(default_factory=dict)  # where lists differ in length
+    lacking: dict[str, set[Path]] = field(default_factory=dict)  # the lists that are made of these
     failed: dict[str, list[Path]] = field(default_factory=dict)  # what has failed by itself
     calls: Counter[str] = field(default_factory=Counter)
     cut: dict[str, set[Path]] = field(default_factory=dict)  # where a generator has failed
@@ -351,6 +352,7 @@ class Sequential:
             return
         self.elements[node.name], self.rows[node.name] = {}, set()
         self.cut[node.name], self.uneven[node.name] = set(), set()
+        self.lacking[node.name] = set()
         self._walk(node, axes, (), {})
         endings = [outcome.ending for outcome in self.elements[node.name].values()]
         self.failed.setdefault(node.name, []).extend(self.uneven[node.name])
@@ -384,6 +386,7 @@ class Sequential:
             around = {other for part in lengths for other in self.shapes.around(part)}
             fixed = [n for n, other in enumerate(axes) if around & parts_of(other)]
             self.uneven[node.name].add(path[: max(fixed, default=-1) + 1])
+            self.lacking[node.name].add(path)
         self.rows[node.name].add(path)
         for index in range(length):
             further = {**place, **dict.fromkeys(parts_of(axis), index)}
@@ -438,7 +441,7 @@ class Sequential:
             if (outcome := self.elements[key].get(path[:depth])) is not None:  # there is no list
                 return Outcome(outcome.ending)
         failed = any(outcome.ending == "failed" for outcome in within.values()) or any(
-            broken[: len(path)] == path for broken in (*self.cut[key], *self.uneven[key])
+            broken[: len(path)] == path for broken in (*self.cut[key], *self.lacking[key])
         )
         if failed and node.join != "ended":
             return FAILED

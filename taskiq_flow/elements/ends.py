@@ -153,7 +153,9 @@ class ElementEnds:
             mapped.within[fixed_at].uneven = differing
         del mapped.within[path]
         uneven = within.uneven
-        has_failures = within.has_failures or is_cut or uneven is not None
+        # It fails further out where that fixes the lists, and yet what takes this part is skipped.
+        is_uneven = differing is not None or uneven is not None
+        has_failures = within.has_failures or is_cut or is_uneven
         if path:
             outcome = FAILED if has_failures else COMPLETED
             self.end_within(mapped, path, outcome, is_cut=is_cut, uneven=uneven)

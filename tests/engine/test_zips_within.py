@@ -211,6 +211,34 @@ async def test_of_many_inputs_only_the_one_with_such_lists_fails() -> None:
     assert found[1]["words"] == ["c", "d:1"]
 
 
+async def test_where_lists_of_all_elements_differ_in_length_each_is_without_what_takes_them() -> (
+    None
+):
+    """As in a run of the inner graph alone. The node itself fails once, not for each element."""
+
+    async def beside(name: str) -> str:
+        return name
+
+    async def rest(joined: Any = ()) -> int:
+        return len(joined)
+
+    inner = DAGBuilder().node(joined, inputs=["words", "marks"], map_over=["words", "marks"])
+    inner.node(len, name="count", inputs=["joined"]).node(beside, inputs=["name"])
+    inner.node(rest, inputs=["joined"], join="ended")
+    graph = inner.build()
+    graph.add_edge("joined", "beside")
+    builder = DAGBuilder().add_graph(graph, "each", map_over="name")
+    builder.node(joined, name="again", inputs=["each/joined", "signs"], map_over=["each/joined"])
+    engine = engine_of(builder, on_error="collect")
+    inputs = {"words": ["a", "b"], "marks": ["!"], "signs": "?"}
+    results = await engine.execute(inputs | {"name": ["x", "y"]})
+    assert isinstance(results["each/joined"], NodeFailure)
+    for name in ("each/count", "each/beside", "again"):
+        assert [type(each) for each in results[name]] == [NodeSkipped, NodeSkipped], name
+    assert results["each/rest"] == [1, 1]  # it takes what there is
+    assert (await engine.execute(inputs | {"name": []}))["each/count"] == []
+
+
 # Products
 
 
