@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from taskiq_flow.dataflow.axes import parted
+from taskiq_flow.dataflow.axes import node_name, parted
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import InputConflictError, JournalError, SerializationError, describe
 from taskiq_flow.journal import errors, records
@@ -63,7 +63,10 @@ class RestoredRun:
             self.in_flight.pop(name, None)
             self.failed.add(name)
         elif kind == records.DROPPED:
-            self._drop(name)
+            if entry.data == records.SOURCES:
+                self._forget_sources({name})
+            else:
+                self._drop(name)
         elif kind in (records.KNOWN, records.GIVEN, records.FINISHED):
             self._note_elements(entry)
         elif kind == records.HEADER:
@@ -107,7 +110,7 @@ class RestoredRun:
             self.digests[entry.name] = entry.data
 
     def replace_graph(
-        self, nodes: Fingerprints, generators: Mapping[str, int], outdated: Iterable[str]
+        self, nodes: Fingerprints, generators: Mapping[str, int], outdated: Collection[str]
     ) -> list[bytes]:
         """Continue the run with another graph. Returns the records that say so in the log.
 
@@ -116,7 +119,20 @@ class RestoredRun:
         """
         self.header = replace(self.header, nodes=nodes, generators=generators)
         self._reopen()
-        return [self.header.encoded(), *self.drop(outdated)]
+        names = {*outdated}
+        of_sources = names.intersection(map(node_name, (*self.digests, *self.lengths)))
+        self._forget_sources(of_sources)
+        return [
+            self.header.encoded(),
+            *self.drop(outdated),
+            *(record(records.DROPPED, n, 0, records.SOURCES) for n in sorted(of_sources)),
+        ]
+
+    def _forget_sources(self, names: Collection[str]) -> None:
+        """What these nodes are given of sources may be other items now, or more, or fewer."""
+        for known in (self.digests, self.lengths):
+            for name in [name for name in known if node_name(name) in names]:
+                del known[name]
 
     def drop(self, outdated: Iterable[str]) -> list[bytes]:
         """Run nodes again whose results are not valid any more. Returns the records of that."""

@@ -19,6 +19,7 @@ FORMAT = 1
 HEADER, INPUT, SESSION = b"h", b"i", b"b"
 SENT, COMPLETED, REFERRED, FAILED, DROPPED, ENDED = b"s", b"c", b"r", b"f", b"d", b"e"
 KNOWN, GIVEN, FINISHED = b"k", b"g", b"n"
+SOURCES = b"sources"
 # HEADER: the graph and the serializer; a second one when the run is resumed with another graph.
 # INPUT: the value of one of the run's inputs. SESSION: an engine starts or resumes the run; the
 # data is the session's id. SENT, COMPLETED, REFERRED, FAILED: an attempt of a node; the data of
@@ -27,7 +28,8 @@ KNOWN, GIVEN, FINISHED = b"k", b"g", b"n"
 # the data is its digest. FINISHED: at positions of a list, all that runs has ended, and nothing has
 # failed; see ``journal/finished.py``. Its name is that of the first node there; of many inputs, its
 # element. DROPPED: the node's earlier records are void, as the graph has changed, and so is what is
-# finished; without a name, that alone. ENDED: the session's outcome.
+# finished; without a name, that alone; with SOURCES as its data, what is known of the items of
+# sources that its elements were given. ENDED: the session's outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")

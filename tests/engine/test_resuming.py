@@ -445,6 +445,31 @@ async def test_a_run_that_was_gone_on_with_in_another_graph_is_that_graphs_from_
     assert site.executed == {"b": 1, "c": 1}
 
 
+@pytest.mark.parametrize("letters", ["abc", "ab"])
+async def test_a_changed_node_may_be_given_other_items_of_iterators(letters: str) -> None:
+    def engine(*keys: str) -> ExecutionEngine:
+        async def of_page(page: int, letter: str = "") -> str:
+            return f"{page}{letter}"
+
+        async def text(n: Any = ()) -> str:
+            return "".join(n)
+
+        graph = DAGBuilder().node(of_page, name="n", inputs=[*keys], map_over=[*keys])
+        graph.node(text, inputs=["n"], join="ended")
+        options: Any = {"on_error": "collect", "journal": journal}
+        return ExecutionEngine(InMemoryBroker(), graph.build(), **options)
+
+    journal = MemoryJournal()
+    await engine("pages").execute({"pages": iter([1, 2, 3])}, run_id="r")
+    for _ in range(2):  # the journal knows it from then on
+        given = {"pages": iter([1, 2, 3]), "letters": iter(letters)}
+        again = engine("pages", "letters").resume("r", inputs=given, allow_changed=True)
+        assert dict(await all_of(again))["text"] == "1a2b3c"[: 2 * len(letters)]
+    given = {"pages": iter([1, 5, 3]), "letters": iter(letters)}
+    with pytest.raises(GraphChangedError, match="item 1 of node 'n' is not the one"):
+        await all_of(engine("pages", "letters").resume("r", inputs=given))
+
+
 async def test_a_failed_attempt_that_is_taken_up_counts_once() -> None:
     site = Site()
     site.fails = {"b"}
