@@ -171,6 +171,12 @@ def _no_elements(node: DAGNode, key: str, of: DAGNode) -> GraphError:
 
 
 def _same_list(node: DAGNode) -> GraphError:
+    keys = [key for factor in node.factors for key in factor]
+    if len(set(keys)) < len(keys):  # as only the graphs around the node can have it
+        return GraphError(
+            f"node {node.task_name!r} multiplies with Product(...) what the graphs around it are "
+            "mapped over one within the other, which it cannot then; do that outside of them"
+        )
     return GraphError(
         f"node {node.task_name!r} multiplies keys of the same list with Product(...); "
         "name such keys together, as in map_over=['a', 'b']"

@@ -268,3 +268,11 @@ def test_mistakes_are_told_when_a_graph_is_added(
     builder = DAGBuilder().node(bare, name="taken/bare", inputs=["other"])
     with pytest.raises(error, match=message):
         builder.add_graph(**{"dag": cleaning(), "name": "g", **options})
+
+
+def test_a_product_of_lists_over_which_graphs_are_mapped_one_within_the_other_is_refused() -> None:
+    graph = DAGBuilder().node(lambda a, b: 0, name="p", map_over=Product("a", "b")).build()
+    inner = DAGBuilder().add_graph(graph, "of_b", map_over="b").build()
+    message = "'of_a/of_b/p' multiplies with Product.* what the graphs around it are mapped over"
+    with pytest.raises(GraphError, match=message):
+        DAGBuilder().add_graph(inner, "of_a", map_over="a").build()
