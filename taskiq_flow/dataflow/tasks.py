@@ -54,9 +54,31 @@ def identity(task: Task) -> object:
 
 
 def is_same_function(task: Task, other: Task) -> bool:
-    """Whether two tasks execute the same function."""
+    """Whether two tasks execute the same function, or one that was made of the same code again.
+
+    Those differ that close over variables of their own, whatever these hold now.
+    """
     function, others = original_function(task), original_function(other)
-    return function is others or identity(function) == identity(others)
+    if function is others or identity(function) == identity(others):
+        return True
+    if not (isinstance(function, FunctionType) and isinstance(others, FunctionType)):
+        return False
+    return (
+        function.__code__ == others.__code__
+        and _held(function) == _held(others)
+        and _annotations(task) == _annotations(other)
+    )
+
+
+def _held(function: FunctionType) -> list[int]:
+    """The identities of what a function works with, apart from its code."""
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return [*map(id, (function.__globals__, *(function.__closure__ or ()), *defaults))]
+
+
+def _annotations(task: Task) -> list[Any]:
+    signature = task_info(task).signature
+    return [signature.return_annotation, *(p.annotation for p in signature.parameters.values())]
 
 
 def default_name(task: Task) -> str:

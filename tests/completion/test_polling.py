@@ -228,9 +228,9 @@ async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: Local
 @virtually
 async def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_round() -> None:
     broker = LocalBroker()
-    builder = DAGBuilder()
+    builder, load = DAGBuilder(), Tasks(broker).load
     for index in range(10):
-        builder.node(Tasks(broker).load, name=f"n{index}")
+        builder.node(load, name=f"n{index}")
     engine = ExecutionEngine(broker, builder.build())
     run = asyncio.ensure_future(engine.execute({"source": "a"}))
     await asyncio.sleep(10)

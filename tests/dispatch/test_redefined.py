@@ -4,6 +4,7 @@ import asyncio
 import re
 import warnings
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from inspect import signature
 from typing import Annotated, Any
 
@@ -60,6 +61,47 @@ async def test_a_function_may_be_decorated_twice(broker: InMemoryBroker) -> None
     first, urgent = broker.task("double")(double), broker.task("double", priority=9)(double)
     dag = DAGBuilder().node(first, name="a").node(urgent, name="b", inputs=["a"]).build()
     assert await ExecutionEngine(broker, dag).execute({"number": 3}) == {"a": 6, "b": 12}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_same"),
+    [
+        ("number + 1", "number + 1", True),
+        ("number + 1", "number + 2", False),
+        ("number + ONE", "number + ONE", True),
+    ],
+)
+async def test_a_cell_of_a_notebook_that_is_executed_once_more_changes_nothing(
+    broker: InMemoryBroker, before: str, after: str, *, is_same: bool
+) -> None:
+    names: dict[str, Any] = {"__name__": __name__, "broker": broker, "ONE": 1}
+
+    def execute_cell(result: str) -> Decorated:
+        cell = f"@broker.task('add')\ndef add(number: int) -> int:\n    return {result}"
+        exec(cell, names)  # noqa: S102 - as IPython does
+        task: Decorated = names["add"]
+        return task
+
+    engine = engine_of(broker, execute_cell(before))
+    execute_cell(after)
+    with nullcontext() if is_same else pytest.warns(RedefinedTaskWarning):
+        assert await engine.execute({"number": 1}) == {"sum": 2 if is_same else 3}
+
+
+@pytest.mark.parametrize(("annotation", "is_same"), [(int, True), (float, False)])
+def test_annotations_and_variables_tell_functions_of_one_code_apart(
+    broker: InMemoryBroker, annotation: type, *, is_same: bool
+) -> None:
+    def decorated(kind: type) -> Decorated:
+        @broker.task("add")
+        def add(number: kind) -> int:  # type: ignore[valid-type]
+            return 1
+
+        return add
+
+    builder = DAGBuilder().node(decorated(int), name="a").node(decorated(annotation), name="b")
+    with nullcontext() if is_same else pytest.raises(GraphError):
+        builder.build()
 
 
 async def test_a_graph_of_another_function_is_told_of(broker: InMemoryBroker) -> None:
