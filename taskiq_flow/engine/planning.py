@@ -96,7 +96,7 @@ class Planner:
 
     @property
     def tasks(self) -> list[Task]:
-        """The tasks that runs of the present graph may send. None if it has an error."""
+        """The tasks of the present graph, without fallbacks. None if it has an error."""
         try:
             return [node.task for node in self.dag.plan().of_each_task]
         except GraphError:  # a run raises it
