@@ -22,7 +22,6 @@ from typing import Any
 
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
-from benchmarks.measure import begin
 from benchmarks.report import Check, Options, print_checks, print_table
 from taskiq_flow import DAGBuilder, ExecutionEngine, Item
 
@@ -109,7 +108,7 @@ class Taken:
 async def by_hand(stage: Stage, items: int) -> Taken:
     """A task per item and a semaphore."""
     places = asyncio.Semaphore(LIMIT)
-    start = begin()
+    start = time.perf_counter()
     first: tuple[float, int] = (math.inf, 0)
 
     async def chain(item: int) -> None:
@@ -144,7 +143,7 @@ async def by_engine(stage: Stage, items: int) -> Taken:
         key = f"s{number - 1}" if number else "items"
         builder.node(task, name=f"s{number}", inputs={"item": key}, map_over=key)
     engine = ExecutionEngine(stage.broker, builder.build(), LIMIT, type_check="off")
-    start = begin()
+    start = time.perf_counter()
     first: tuple[float, int] = (math.inf, 0)
     async for name, value in engine.execute_async({"items": list(range(items))}, items="only"):
         if name == f"s{STAGES - 1}" and isinstance(value, Item):
@@ -182,7 +181,7 @@ async def no_op(items: int, rounds: int) -> tuple[float, float]:
         took = {}
         ways: list[Way] = [by_elements, by_hand, by_engine]
         for way in ways if number % 2 else reversed(ways):
-            start = begin(time.process_time)
+            start = time.process_time()
             await way(Stage([], resolves=way is not by_engine), items)
             took[way] = time.process_time() - start
         over_elements.append(took[by_engine] / took[by_elements])

@@ -37,15 +37,10 @@ async def interleaved(
 async def timed(run: Contestant, clock: Clock = time.perf_counter) -> float:
     """Seconds that one run takes, with nothing of an earlier one to be ended or collected in it."""
     await asyncio.sleep(0.005)
-    start = begin(clock)
+    gc.collect()
+    start = clock()
     await run()
     return clock() - start
-
-
-def begin(clock: Clock = time.perf_counter) -> float:
-    """The time at which something that is timed begins, with nothing to collect from before."""
-    gc.collect()
-    return clock()
 
 
 def median_ratio(taken: Sequence[float], beside: Sequence[float]) -> float:

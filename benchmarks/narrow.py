@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks import schedule
 from benchmarks.chained_maps import LIMIT, STAGES, Stage, by_engine
-from benchmarks.measure import begin
 from benchmarks.report import Check, Options, print_checks, print_table
 from benchmarks.workload import Workflow
 from taskiq_flow import MapReduce
@@ -35,7 +34,7 @@ MOST_OF_PIPEFUNC = 1 / 1.39
 
 async def with_barriers(stage: Stage) -> float:
     """The seconds of the maps one after the other."""
-    start = begin()
+    start = time.perf_counter()
     values: list[Any] = list(range(ITEMS))
     for task in stage.tasks:
         mapped = await MapReduce.map(stage.broker, task, values, max_parallel=LIMIT)
@@ -75,7 +74,7 @@ def by_pipefunc(seconds: list[list[float]]) -> float | None:
 
     pipeline = Pipeline([stage(number) for number in range(STAGES)])
     with ThreadPoolExecutor(LIMIT) as threads:
-        start = begin()
+        start = time.perf_counter()
         pipeline.map(
             {"items": list(range(ITEMS))},
             executor=threads,
