@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from taskiq_flow import (
     ConfigurationError,
@@ -97,6 +100,17 @@ def test_a_middleware_is_of_one_broker(kind: str, farm: Farm) -> None:
     assert flow.broker is first
 
 
+async def is_subscribed_to(client: Client, subject: str) -> bool:
+    """Whether anybody listens. A worker says that it does before that, and skips this message."""
+    try:
+        await client.request(subject, timeout=0.2)
+    except NoRespondersError:
+        return False
+    except NatsTimeoutError:  # nobody answers it
+        return True
+    raise AssertionError("a worker has answered")
+
+
 async def test_alive_is_told_of_more_tasks_than_a_message_has_room_for(
     farm: Farm, notes: Notes
 ) -> None:
@@ -104,6 +118,8 @@ async def test_alive_is_told_of_more_tasks_than_a_message_has_room_for(
     settings = farm.settings("nats-core", queue="burst", nats=farm.nats.url, redis="")
     with farm.workers(settings, max_async_tasks=1):
         async with started(settings) as broker:
+            client: Client = broker.client  # type: ignore[attr-defined]
+            await until(lambda: is_subscribed_to(client, settings.queue), "the worker listens")
             builder = DAGBuilder().node(task(broker, app.held), name="first")
             for number in range(300):
                 name = f"{number} " + "\u00fc" * 1000  # as JSON, 6,000 bytes
