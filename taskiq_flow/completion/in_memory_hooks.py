@@ -120,19 +120,15 @@ class InMemoryHooks(TaskiqMiddleware):
     def of(cls, broker: InMemoryBroker) -> InMemoryHooks:
         """The hooks of a broker, put in place at the first call."""
         with _PUTTING:
-            return cls._among(broker.middlewares) or cls._put(broker)
-
-    @classmethod
-    def _among(cls, middlewares: list[TaskiqMiddleware]) -> InMemoryHooks | None:
-        return next((m for m in middlewares if isinstance(m, cls)), None)
-
-    @classmethod
-    def _put(cls, broker: InMemoryBroker) -> InMemoryHooks:
-        hooks = cls(broker)
-        # A new list, as a task may be walking through the present one. First in it: called before
-        # the others when a task begins and behind them when it ends, so that theirs is what counts.
-        broker.middlewares = [hooks, *broker.middlewares]
-        _all_hooks.add(hooks)
+            for middleware in broker.middlewares:
+                if isinstance(middleware, cls):
+                    return middleware
+            hooks = cls(broker)
+            # A new list, as a task may be walking through the present one. First in it: called
+            # before the others when a task begins and behind them when it ends, so that theirs is
+            # what counts.
+            broker.middlewares = [hooks, *broker.middlewares]
+            _all_hooks.add(hooks)
         logging.getLogger("taskiq.receiver.receiver").addFilter(_ENGINES_TASKS)
         return hooks
 

@@ -247,12 +247,14 @@ def _check_tasks(nodes: Sequence[DAGNode]) -> None:
                 continue
             other, first = known.setdefault(task.task_name, (node, task))
             if first is not task and not is_same_function(first, task):
-                both = f"nodes {other.task_name!r} and {node.task_name!r} have"
+                whose = f"nodes {other.task_name!r} and {node.task_name!r} have"
+                if other is node:
+                    whose = f"node {node.task_name!r} has"
                 raise GraphError(
-                    f"{both if other is not node else f'node {node.task_name!r} has'} two tasks "
-                    f"of the name {task.task_name!r}{place_of(first)} and{place_of(task)[1:]}, of "
-                    "which a broker runs the last one; give each a name of its own, as in "
-                    "@broker.task(task_name=...), or pass what differs as a parameter"
+                    f"{whose} two tasks of the name {task.task_name!r}{place_of(first)} "
+                    f"and{place_of(task)[1:]}, of which a broker runs the last one; give each a "
+                    "name of its own, as in @broker.task(task_name=...), or pass what differs as a "
+                    "parameter"
                 )
 
 

@@ -153,7 +153,10 @@ class Dispatcher:
         address = known.get(id(task))
         if address is None:
             own = self._find(node)
-            executed = own if _is_redefined(task, own) else task
+            executed = task
+            if _is_redefined(task, own):
+                _check_redefined(node, own)
+                executed = own
             injects = bool(task_info(executed).parameters[1])
             address = Address.of(own, self._labels[by_value], executed=executed, injects=injects)
             known[id(task)] = address
@@ -273,8 +276,6 @@ class Dispatcher:
         """The node's task as the broker knows it."""
         task, broker = node.task, self._broker
         if isinstance(broker, InMemoryBroker) and (own := embedded(broker, task)) is not None:
-            if _is_redefined(task, own):
-                _check_redefined(node, own)
             return own
         if not isinstance(task, AsyncTaskiqDecoratedTask):
             raise ConfigurationError(

@@ -88,27 +88,16 @@ async def test_a_task_that_is_decorated_anew_is_given_what_it_asks_for_now(
     assert await results() == {"found": 7}
 
 
-async def test_a_class_in_annotations_may_be_defined_behind_the_engine(
-    broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @broker.task("eight")
-    async def eight(number: int = TaskiqDepends(injected)) -> int:
-        return number
-
-    engine = ExecutionEngine(broker, DAGBuilder().node(eight, output="found").build())
-    monkeypatch.setitem(globals(), "Later", int)
-    assert await engine.execute() == {"found": 8}
-
-
-async def test_what_dependencies_name_may_be_defined_behind_the_engine_where_warnings_are_none(
-    broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("warned", ["error", "always"])
+async def test_what_dependencies_name_may_be_defined_behind_the_engine(
+    broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch, warned: Any
 ) -> None:
     @broker.task("eight")
     async def eight(number: int = TaskiqDepends(injected)) -> int:
         return number
 
     with warnings.catch_warnings(record=True) as issued:
-        warnings.simplefilter("always")
+        warnings.simplefilter(warned)
         engine = ExecutionEngine(broker, DAGBuilder().node(eight, output="found").build())
     assert not issued
     monkeypatch.setitem(globals(), "Later", int)
