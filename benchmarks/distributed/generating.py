@@ -29,16 +29,15 @@ async def numbers(count: int, seconds: float) -> AsyncIterator[int]:
         yield number
 
 
-async def work(number: int, took: float, spread: float) -> float:
+async def work(number: int, took: float, spread: float) -> int:
     """What is done with each of them: sleep. ``spread``: by how much of ``took`` it may differ.
 
-    Returns the seconds that it has really slept.
+    What an even number sleeps more, the next one sleeps less, so that the mean is ``took``.
     """
-    if not took:
-        return 0.0
-    began = time.perf_counter()
-    await asyncio.sleep(took * random.Random(number).uniform(1 - spread, 1 + spread))
-    return time.perf_counter() - began
+    if took:
+        more = random.Random(number // 2).uniform(-spread, spread)
+        await asyncio.sleep(took * (1 - more if number % 2 else 1 + more))
+    return number
 
 
 Tasks = tuple[AsyncTaskiqDecoratedTask[..., Any], AsyncTaskiqDecoratedTask[..., Any]]
