@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from benchmarks.report import Check, Options, print_checks, print_table
+from benchmarks.sleeps import LIMIT, STAGES, Sleeps, Taken, drawn
 from taskiq_flow import DAGBuilder, ExecutionEngine, Item
 
-LIMIT = 32
-STAGES = 3
 MEANS = {0.01: 15, 0.05: 3}
 """The mean seconds of a task, and how many sets of times. The first chain of a set is short or
 long, and begins early or late among the first ones: with tasks of 10 ms that takes more sets."""
@@ -58,54 +55,32 @@ async def through(tasks: Sequence[Any], resolve: Resolve, value: Any) -> Any:
     return value
 
 
-@dataclass
-class Stage:
-    """A broker with the tasks of the chain, and what they have really slept.
+async def nothing(item: int) -> int:
+    """What a no-op stage does."""
+    return item
+
+
+class Stages:
+    """A broker with the tasks of the chain. ``sleeps``: what they do; nothing without.
 
     ``resolves``: as the loops by hand need it.
     """
 
-    seconds: list[list[float]]
-    resolves: bool = False
-    slept: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, sleeps: Sleeps | None = None, *, resolves: bool = False) -> None:
         self.resolve = Resolve()
         self.broker = InMemoryBroker()
-        if self.resolves:
+        if resolves:
             self.broker.add_middlewares(self.resolve)
-        self.tasks = [self._task(number) for number in range(STAGES)]
-
-    def _task(self, number: int) -> Any:
-        async def task(item: int) -> int:
-            if self.seconds:
-                start = time.perf_counter()
-                await asyncio.sleep(self.seconds[number][item])
-                self.slept[number, item] = time.perf_counter() - start
-            return item
-
-        return self.broker.task(task_name=f"stage {number}")(task)
-
-    def chain(self, item: int) -> float:
-        """What the tasks of one item have slept."""
-        return sum(self.slept[number, item] for number in range(STAGES))
-
-    def bound(self, items: int) -> float:
-        """The least time that the tasks could have taken together."""
-        chains = [self.chain(item) for item in range(items)]
-        return max(sum(chains) / LIMIT, *chains)
+        self.tasks = [
+            self.broker.register_task(
+                nothing if sleeps is None else sleeps.coroutine_function(number),
+                task_name=f"stage {number}",
+            )
+            for number in range(STAGES)
+        ]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The seconds of a whole, and those to its first finished item, with which one that is."""
-
-    seconds: float
-    first_seconds: float
-    first: int
-
-
-async def by_hand(stage: Stage, items: int) -> Taken:
+async def by_hand(stages: Stages, items: int) -> Taken:
     """A task per item and a semaphore."""
     places = asyncio.Semaphore(LIMIT)
     start = time.perf_counter()
@@ -114,20 +89,20 @@ async def by_hand(stage: Stage, items: int) -> Taken:
     async def chain(item: int) -> None:
         nonlocal first
         async with places:
-            await through(stage.tasks, stage.resolve, item)
+            await through(stages.tasks, stages.resolve, item)
         first = min(first, (time.perf_counter() - start, item))
 
     await asyncio.gather(*(chain(item) for item in range(items)))
     return Taken(time.perf_counter() - start, *first)
 
 
-async def by_elements(stage: Stage, items: int) -> None:
+async def by_elements(stages: Stages, items: int) -> None:
     """A task per element and a semaphore."""
     places = asyncio.Semaphore(LIMIT)
 
     async def element(number: int, value: Any) -> None:
         async with places:
-            value = await through(stage.tasks[number : number + 1], stage.resolve, value)
+            value = await through(stages.tasks[number : number + 1], stages.resolve, value)
         if number + 1 < STAGES:
             group.create_task(element(number + 1, value))
 
@@ -136,13 +111,13 @@ async def by_elements(stage: Stage, items: int) -> None:
             group.create_task(element(0, item))
 
 
-async def by_engine(stage: Stage, items: int) -> Taken:
+async def by_engine(stages: Stages, items: int) -> Taken:
     """The same as a graph."""
     builder = DAGBuilder()
-    for number, task in enumerate(stage.tasks):
+    for number, task in enumerate(stages.tasks):
         key = f"s{number - 1}" if number else "items"
         builder.node(task, name=f"s{number}", inputs={"item": key}, map_over=key)
-    engine = ExecutionEngine(stage.broker, builder.build(), LIMIT, type_check="off")
+    engine = ExecutionEngine(stages.broker, builder.build(), LIMIT, type_check="off")
     start = time.perf_counter()
     first: tuple[float, int] = (math.inf, 0)
     async for name, value in engine.execute_async({"items": list(range(items))}, items="only"):
@@ -151,20 +126,18 @@ async def by_engine(stage: Stage, items: int) -> Taken:
     return Taken(time.perf_counter() - start, *first)
 
 
-Way = Callable[[Stage, int], Awaitable[object]]
+Way = Callable[[Stages, int], Awaitable[object]]
 
 
 async def timed(items: int, mean: float, sets: int) -> dict[str, float]:
     """Medians of the ratios."""
     found: dict[str, list[float]] = {"bound": [], "hand": [], "first": [], "first by hand": []}
     for seed in range(sets):
-        chance = random.Random(seed)
-        mu = math.log(mean) - 0.125
-        seconds = [[chance.lognormvariate(mu, 0.5) for _ in range(items)] for _ in range(STAGES)]
-        hand, engine = Stage(seconds, resolves=True), Stage(seconds)
-        beside = await by_hand(hand, items)
-        took = await by_engine(engine, items)
-        found["bound"].append(took.seconds / engine.bound(items))
+        seconds = drawn(seed, items, mean)
+        hand, engine = Sleeps(seconds), Sleeps(seconds)
+        beside = await by_hand(Stages(hand, resolves=True), items)
+        took = await by_engine(Stages(engine), items)
+        found["bound"].append(took.seconds / engine.bound)
         found["hand"].append(took.seconds / beside.seconds)
         found["first"].append(took.first_seconds / engine.chain(took.first))
         found["first by hand"].append(beside.first_seconds / hand.chain(beside.first))
@@ -182,7 +155,7 @@ async def no_op(items: int, rounds: int) -> tuple[float, float]:
         ways: list[Way] = [by_elements, by_hand, by_engine]
         for way in ways if number % 2 else reversed(ways):
             start = time.process_time()
-            await way(Stage([], resolves=way is not by_engine), items)
+            await way(Stages(resolves=way is not by_engine), items)
             took[way] = time.process_time() - start
         over_elements.append(took[by_engine] / took[by_elements])
         over_items.append(took[by_engine] / took[by_hand])

@@ -9,16 +9,14 @@ shown on paper too: what the engine's schedule takes if nothing but the tasks ta
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks import schedule
-from benchmarks.chained_maps import LIMIT, STAGES, Stage, by_engine
+from benchmarks import map_peers, schedule
+from benchmarks.chained_maps import Stages, by_engine
 from benchmarks.report import Check, Options, print_checks, print_table
+from benchmarks.sleeps import LIMIT, STAGES, Sleeps, drawn
 from benchmarks.workload import Workflow
 from taskiq_flow import MapReduce
 
@@ -32,12 +30,12 @@ MOST_OF_BARRIERS = 1 / 1.4
 MOST_OF_PIPEFUNC = 1 / 1.39
 
 
-async def with_barriers(stage: Stage) -> float:
+async def with_barriers(stages: Stages) -> float:
     """The seconds of the maps one after the other."""
     start = time.perf_counter()
     values: list[Any] = list(range(ITEMS))
-    for task in stage.tasks:
-        mapped = await MapReduce.map(stage.broker, task, values, max_parallel=LIMIT)
+    for task in stages.tasks:
+        mapped = await MapReduce.map(stages.broker, task, values, max_parallel=LIMIT)
         values = (await mapped.wait_result()).return_value
     return time.perf_counter() - start
 
@@ -57,54 +55,21 @@ def on_paper(seconds: list[list[float]]) -> tuple[float, float]:
     return took / bound, took / schedule.first_come(barriers, LIMIT)
 
 
-def by_pipefunc(seconds: list[list[float]]) -> float | None:
-    """The seconds of pipefunc with a thread for each task that may run; None if not installed."""
-    try:
-        from pipefunc import PipeFunc, Pipeline  # noqa: PLC0415 - optional
-    except ModuleNotFoundError:
-        return None
-
-    def stage(number: int) -> Any:
-        def task(item: int) -> int:
-            time.sleep(seconds[number][item])
-            return item
-
-        name, before = f"s{number}", f"s{number - 1}" if number else "items"
-        return PipeFunc(task, name, renames={"item": before}, mapspec=f"{before}[i] -> {name}[i]")
-
-    pipeline = Pipeline([stage(number) for number in range(STAGES)])
-    with ThreadPoolExecutor(LIMIT) as threads:
-        start = time.perf_counter()
-        pipeline.map(
-            {"items": list(range(ITEMS))},
-            executor=threads,
-            chunksizes=1,
-            storage="dict",
-            scheduling_strategy="eager",
-            show_progress=False,
-        )
-        return time.perf_counter() - start
-
-
 async def run(options: Options) -> list[Check]:
     """Medians of the ratios, for two lengths of tasks."""
     rows, checks = [], []
+    peers, _ = map_peers.installed(("pipefunc",))
     for mean, sets in MEANS.items():
         over_bound, barriers, pipefunc = [], [], []
         paper: list[tuple[float, float]] = []
         for seed in range(10 if options.quick else sets):
-            chance = random.Random(seed)
-            mu = math.log(mean) - 0.125
-            seconds = [
-                [chance.lognormvariate(mu, 0.5) for _ in range(ITEMS)] for _ in range(STAGES)
-            ]
-            engine = Stage(seconds)
-            took = (await by_engine(engine, ITEMS)).seconds
-            over_bound.append(took / engine.bound(ITEMS))
-            barriers.append(took / await with_barriers(Stage(seconds)))
+            seconds = drawn(seed, ITEMS, mean)
+            sleeps = Sleeps(seconds)
+            took = (await by_engine(Stages(sleeps), ITEMS)).seconds
+            over_bound.append(took / sleeps.bound)
+            barriers.append(took / await with_barriers(Stages(Sleeps(seconds))))
             paper.append(on_paper(seconds))
-            if (beside := by_pipefunc(seconds)) is not None:
-                pipefunc.append(took / beside)
+            pipefunc += [took / (await peer.take(Sleeps(seconds))).seconds for peer in peers]
         what = f"{STAGES} x {ITEMS} elements of {mean * 1000:.0f} ms"
         found = [statistics.median(over_bound), statistics.median(barriers)]
         checks += [

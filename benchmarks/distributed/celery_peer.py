@@ -1,8 +1,8 @@
 """Celery over the same Redis, with one worker process, as its documentation starts one.
 
-Its settings are its own: the pool is prefork, results come by subscription, so that ``get()`` asks
-nobody at intervals. Not started is what a worker on its own has no use for: gossip, mingling and
-heartbeats.
+Its settings are its own: the pool is prefork (threads for tasks that sleep), results come by
+subscription, so that ``get()`` asks nobody at intervals. Not started is what a worker on its own
+has no use for: gossip, mingling and heartbeats.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import gc
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from celery import Celery, chain, chord
+from celery import Celery, chain, chord, group
 
+from benchmarks.distributed.chaining import nap_in_thread
 from benchmarks.distributed.processes import running
 from benchmarks.measure import Contestant
+from benchmarks.sleeps import STAGES
 
 QUIETLY = ("--loglevel", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat")
 LONGEST = 60
 
 
 class Peer:
-    """Chains and chords of no-op tasks."""
+    """Chains and chords of no-op tasks, and groups of chains of tasks that sleep."""
 
     title = "Celery, prefork, 1 process"
 
@@ -31,6 +33,7 @@ class Peer:
         self.app: Any = Celery("benchmark", broker=url, backend=url, set_as_current=False)
         self.app.conf.task_default_queue = queue
         self.no_op = self.app.task(no_op, name="no_op")
+        self.nap = self.app.task(nap_in_thread, name="nap")
 
     def chain(self, nodes: int, runs: int) -> Contestant:
         """Runs of ``nodes`` tasks, each given what the one before returns."""
@@ -46,6 +49,13 @@ class Peer:
             [chord([no_op.s(1) for _ in range(header)], no_op.s()) for _ in range(runs)]
         )
 
+    def maps(self, items: int, seed: int, mean: float) -> list[list[float]]:
+        """Send each item through the stages of a chain. Gives what each was given and returned."""
+        stages = [self.nap.s(seed, mean) for _ in range(STAGES - 1)]
+        chains = [chain(self.nap.s([item], seed, mean), *stages) for item in range(items)]
+        found: list[list[float]] = group(chains).apply_async().get(timeout=LONGEST)
+        return found
+
 
 def no_op(*_: Any) -> int:
     """Take anything, do nothing and return a small number."""
@@ -53,11 +63,15 @@ def no_op(*_: Any) -> int:
 
 
 @contextlib.asynccontextmanager
-async def by_celery(url: str, queue: str) -> AsyncIterator[Peer]:
-    """Start the worker, and give what runs on it once it has answered."""
+async def by_celery(url: str, queue: str, threads: int | None = None) -> AsyncIterator[Peer]:
+    """Start the worker, and give what runs on it once it has answered.
+
+    ``threads``: of its pool, in place of one forked process.
+    """
+    pool = ("--concurrency", "1") if threads is None else ("--pool", "threads", "-c", str(threads))
     command = ["celery", "--app", "benchmarks.distributed.celery_worker", "worker", *QUIETLY]
     peer = Peer(url, queue)
-    with running([*command, "--concurrency", "1"], url, queue):
+    with running([*command, *pool], url, queue):
         first = await asyncio.to_thread(peer.no_op.delay)
         await asyncio.to_thread(first.get, timeout=LONGEST)
         yield peer

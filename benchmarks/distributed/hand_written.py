@@ -49,6 +49,11 @@ def channel_of(queue: str) -> str:
     return f"{queue}:results"
 
 
+def value_of(published: bytes) -> Any:
+    """What a task returned, as it was published behind its id."""
+    return pickle.loads(published[ID_LENGTH:])["return_value"]  # noqa: S301  # our own
+
+
 def hand_broker(url: str, queue: str) -> RedisStreamBroker:
     """The broker of the loop and of its workers."""
     return stream_broker(url, queue).with_result_backend(SaveAndPublish(url, channel_of(queue)))
@@ -80,7 +85,7 @@ async def run_by_hand(
         ready = []
         data = await anext(published)
         node = waiting.pop(data[:ID_LENGTH])
-        results[node] = pickle.loads(data[ID_LENGTH:])["return_value"]  # noqa: S301  # our own
+        results[node] = value_of(data)
         for after in successors[node]:
             missing[after] -= 1
             if not missing[after]:

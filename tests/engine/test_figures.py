@@ -40,7 +40,7 @@ class Stages:
     @property
     def bound(self) -> float:
         """The least seconds that all of them can take."""
-        return max(sum(self.chains) / LIMIT, max(self.chains))
+        return max(sum(self.chains) / LIMIT, *self.chains)
 
     def _task(self, number: int) -> Any:
         async def task(item: int) -> int:
