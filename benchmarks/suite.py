@@ -14,6 +14,7 @@ NAMES = (
     "scale",
     "memory",
     "mapping",
+    "map_reduce",
     "chained_maps",
     "narrow",
     "peers_maps",

@@ -84,6 +84,13 @@ class MappedRun(Run):
             return RUN_ENDED, Item(*value)
         return node.task_name, self._to_reader(node, value)
 
+    def read_ahead(self, count: int) -> None:
+        """As of any run. With fewer of them there may be more room."""
+        is_less = count < self.stream.ahead
+        super().read_ahead(count)
+        if is_less and self._room.waits_for_reader:
+            self._look_after_reading()
+
     def _look_after_reading(self) -> None:
         """There may be more room, as the reader has read more."""
         self._room.waits_for_reader = self._room.lets_in_none = False  # until known anew

@@ -24,6 +24,8 @@ class ResultStream:
         self._error: BaseException | None = None
         self._on_end: Callable[[BaseException | None], None] | None = None
         self.unread: deque[tuple[Any, Any]] = deque()
+        self.ahead = 0
+        """Results that the reader has taken for somebody who has not asked for them yet."""
         self.put: Callable[[tuple[Any, Any]], object] = self.unread.append
         """``deliver``, of a pair."""
         if log is not None:
@@ -83,7 +85,8 @@ class ResultStream:
 
     def __len__(self) -> int:
         # As ``held_back`` without its call: the room of elements asks once for each of them.
-        return len(self.unread) + (0 if self._log is None else self._log.undelivered)
+        held_back = 0 if self._log is None else self._log.undelivered
+        return len(self.unread) + self.ahead + held_back
 
     @property
     def held_back(self) -> int:

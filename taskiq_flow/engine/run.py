@@ -169,6 +169,10 @@ class Run:
             value = self._to_reader(node, value)
         return node.task_name, value
 
+    def read_ahead(self, count: int) -> None:
+        """So many results were taken for a reader who has not asked for them yet."""
+        self.stream.ahead = count
+
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.
 

@@ -35,7 +35,8 @@ StoreResult = Callable[[dict[str, Any], str, Any], None]
 """Stores what a node gives, by its output keys."""
 
 READ_AHEAD = 16
-"""Pairs of a graph with generators that are taken before its reader asks for them."""
+"""Pairs of a graph with generators, or over an input without a length, that are taken before its
+reader asks for them. Of such an input they count as unread: it is read no further for them."""
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -282,11 +283,12 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
             return
         self._check_loop()
         self._waiters += 1
-        self._make_room()
+        self._has_read()
         try:
             await asyncio.wait([self.outcome], timeout=seconds)
         finally:
             self._waiters -= 1
+            self._has_read()
 
     async def next_pair(self, reader: _PairReader) -> Pair:
         """The next pair. After the last one, raises what ended the run if that is an error."""
@@ -308,7 +310,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
             finally:
                 self._news = None
         pair = self._unread.popleft()
-        self._make_room()
+        self._has_read()
         return pair
 
     def leave(self, reader: _PairReader) -> None:
@@ -357,18 +359,16 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
                 self._store(self.results, name, result)
                 if self._is_wanted(result):
                     self._unread.append((name, result))
+                    self._count_ahead()
                 self._wake(self._news)
                 while not self._has_room():
                     self._room = self._loop.create_future()
                     await self._room
 
     def _has_room(self) -> bool:
-        if not self._unread or self._is_over or self._waiters > 0:
+        if len(self._unread) < READ_AHEAD or self._is_over or self._waiters > 0:
             return True
-        if self._waits_for_reader:
-            return False
-        lags = self._waits_while_read and len(self._unread) >= READ_AHEAD
-        return not (lags and self._has_reader())
+        return not (self._waits_for_reader or (self._waits_while_read and self._has_reader()))
 
     def _has_reader(self) -> bool:
         return self._reader is not None and self._reader() is not None
@@ -380,6 +380,16 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         """
         is_of_source = self._waits_for_reader and isinstance(result, Item)
         return self._has_reader() or not (is_of_source and self._waiters)
+
+    def _count_ahead(self) -> None:
+        """Have what nobody has read yet take room, where an input is read as far as its reader."""
+        if self._waits_for_reader:
+            self._in_progress.read_ahead(0 if self._waiters else len(self._unread))
+
+    def _has_read(self) -> None:
+        """Somebody has read a pair, or waits for the run."""
+        self._count_ahead()
+        self._make_room()
 
     def _make_room(self) -> None:
         """Have the stream be read on, if there is room now."""
