@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,6 +61,7 @@ class CachedResults:
         found = await self._cache.look_up(node_run.cache_key, ttl, convert, node_run.waited_for)
         if self._is_stopped and isinstance(found, Claim):
             self._cache.release(found)
+            return None
         return found
 
     def put(self, node_run: NodeRun, value: Any) -> None:
@@ -79,9 +81,14 @@ class CachedResults:
             self._cache.release(node_run.claim)
             node_run.claim = None
 
-    def stop(self) -> None:
-        """The run is over. A claim that is found from now on is given up."""
+    def stop(self, node_runs: Iterable[NodeRun]) -> None:
+        """The run is over. Its claims are given up, and any that is found from now on.
+
+        Others may wait for them, before this run is read to its end, or instead.
+        """
         self._is_stopped = True
+        for node_run in node_runs:
+            self.release(node_run)
 
     async def aclose(self) -> None:
         """Wait until the cache has stored what it was given, for a bounded time."""

@@ -487,7 +487,7 @@ class Run:
         self._timers.stop()
         self._suspended.stop()
         if self._cached is not None:
-            self._cached.stop()
+            self._cached.stop(self._inputs_needed.values())
         self._sender.stop()
         self._start_loop.stop()
         self._completions.revoke()
@@ -503,8 +503,6 @@ class Run:
         self._close_sources()
         closing = [self._listeners.aclose()]
         if self._cached is not None:
-            for node_run in tuple(self._inputs_needed.values()):
-                self._release(node_run)
             closing.append(self._cached.aclose())
         if self._log is not None:
             closing.append(self._log.aclose(outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import struct
 import time
@@ -26,6 +27,7 @@ from taskiq_flow import (
     NotCachedWarning,
     Retry,
     RunCancelledError,
+    RunError,
     RunTimeoutError,
 )
 from taskiq_flow.cache.key import cache_key
@@ -176,6 +178,40 @@ async def test_a_run_that_is_cancelled_leaves_no_claim() -> None:
     assert await engine.execute({"x": 1}) == {"n": 10}
     assert virtual_loop().time() == 5.0
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled", "runs out of time"])
+@virtually
+async def test_a_run_that_has_ended_keeps_nobody_waiting_until_it_is_read_to_its_end(
+    end: str,
+) -> None:
+    async def early() -> int:
+        return 0
+
+    async def later(early: int) -> int:
+        await asyncio.sleep(2)
+        raise LookupError
+
+    work, journal = Work(), MemoryJournal()
+    dag = DAGBuilder().node(work.task, name="n", cache=Cache()).node(early)
+    if end == "fails":
+        dag.node(later)
+    ending = ExecutionEngine(
+        InMemoryBroker(),
+        dag.build(),
+        journal=journal,
+        run_timeout=2.0 if end == "runs out of time" else None,
+    )
+    async with contextlib.aclosing(ending.execute_async({"x": 1})) as pairs:
+        assert await anext(pairs) == ("early", 0)
+        waiting = asyncio.ensure_future(engine_of(work.task, journal).execute({"x": 1}))
+        await asyncio.sleep(2)
+        if end == "is cancelled":
+            ending.cancel()
+        assert await asyncio.wait_for(waiting, 60) == {"n": 10}
+        assert work.executed == [1, 1]
+        with pytest.raises(RunError):
+            await anext(pairs)
 
 
 async def long(x: int) -> int:
