@@ -69,9 +69,12 @@ async def in_thread(
     """Call a function in a thread, as ``anyio.to_thread.run_sync`` does, and give way to it.
 
     It needs none of the tokens of anyio's default limiter: the user's own calls may have them all,
-    and wait for this one.
+    and wait for this one. On a loop with a virtual time the function is called at once, as the time
+    would go on for as long as the thread takes.
     """
     loop = asyncio.get_running_loop()
+    if clock_of(loop) is not time.monotonic:
+        return function(*args)
     if limiter is None and (limiter := _limiters.get(loop)) is None:
         limiter = _limiters[loop] = CapacityLimiter(AT_ONCE)
     ended = loop.create_future()

@@ -218,3 +218,12 @@ def test_a_loop_whose_time_is_virtual_is_left_alone() -> None:
         return len(virtual_loop().pending_timers)
 
     assert run_virtually(begin()) == 0
+
+
+def test_no_virtual_time_goes_by_while_a_large_value_is_read() -> None:
+    """It would for as long as a thread takes, at many seconds for each of real time."""
+
+    async def read() -> int:
+        return await read_off_loop("x" * 2_000_000, threading.get_ident)
+
+    assert run_virtually(read()) == threading.get_ident()
