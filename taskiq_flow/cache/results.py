@@ -224,7 +224,10 @@ class ResultCache:
     async def _renew_claims(self) -> None:
         async def renew() -> None:
             for key in tuple(self._claims):
-                await self._store.claim(key, self._owner, CLAIM_SECONDS)
+                if key in self._claims:
+                    await self._store.claim(key, self._owner, CLAIM_SECONDS)
+                    if key not in self._claims:  # it was given back meanwhile
+                        await self._store.release(key, self._owner)
 
         while True:
             await asyncio.sleep(CLAIM_SECONDS / 4)

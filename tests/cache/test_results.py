@@ -31,7 +31,7 @@ from taskiq_flow import (
     RunTimeoutError,
 )
 from taskiq_flow.cache.key import cache_key
-from taskiq_flow.cache.results import ResultCache
+from taskiq_flow.cache.results import Claim, ResultCache
 from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
 from taskiq_flow.values.size import is_large
 from tests.recording import Recorder
@@ -552,3 +552,30 @@ async def test_a_run_may_begin_to_wait_while_another_that_waited_is_closed() -> 
     await store.release(keys[1], "another process")
     assert await waiting == {"n0": 7}
     assert work.executed == []
+
+
+@virtually
+async def test_a_claim_that_is_given_back_while_claims_are_renewed_does_not_come_back() -> None:
+    class Slow(MemoryCacheStore):
+        is_slow = False
+
+        async def claim(self, key: str, owner: str, seconds: float) -> bool:
+            if self.is_slow:
+                renewing.set()
+                await asyncio.sleep(1)
+            return await super().claim(key, owner, seconds)
+
+    store, renewing = Slow(), asyncio.Event()
+    cache = ResultCache.of(store)
+    claims = [await cache.look_up(key, None, bytes) for key in ("first", "second", "kept")]
+    store.is_slow = True
+    await renewing.wait()  # whichever comes first
+    for claim in claims[:2]:
+        assert isinstance(claim, Claim)
+        cache.release(claim)
+    await asyncio.sleep(3)
+    for key, is_free in (("first", True), ("second", True), ("kept", False)):
+        assert await store.claim(key, "another process", 1.0) == is_free
+    assert isinstance(claims[2], Claim)
+    cache.release(claims[2])
+    await cache.aclose()
