@@ -202,6 +202,8 @@ class FlowMiddleware(TaskiqMiddleware):
     ) -> None:
         """On a worker, when a task has raised."""
         if (worker := self._worker.opened) is not None:
+            if result.error is None:  # taskiq has left it out, as it is false
+                result.error = exception
             worker.note_error(message, exception)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from taskiq_flow import (
     DAGNode,
     ExecutionEngine,
     InputConflictError,
+    Item,
     MissingInputError,
     MissingNodeError,
     NodeFailedError,
@@ -321,3 +323,16 @@ class TestFailures:
         results = await ExecutionEngine(broker, dag, on_error="collect").execute()
         assert isinstance(results["a"], NodeFailure)
         assert results["a"] is results["b"]
+
+
+async def test_an_item_that_a_task_returns_is_its_result() -> None:
+    def each(words: list[str]) -> Iterator[str]:
+        yield from words
+
+    builder = DAGBuilder().node(lambda: Item(0, "a"), name="last").node(each)
+    builder.node(len, name="size", inputs=["each"], map_over="each")
+    engine = ExecutionEngine(InMemoryBroker(), builder.build())
+    inputs = {"words": ["ab", "c"]}
+    expected = {"last": Item(0, "a"), "each": ["ab", "c"], "size": [2, 1]}
+    assert await engine.execute(inputs) == expected
+    assert await engine.start(inputs, items=True) == expected

@@ -219,6 +219,8 @@ class InMemoryHooks(TaskiqMiddleware):
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):
             execution.in_flight.interrupted(exception)
         elif not isinstance(exception, NoResultError):
+            if result.error is None:  # taskiq has left it out, as it is false
+                result.error = exception
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
                 worker = current_task()
                 execution.scheduled = worker not in execution.superseded

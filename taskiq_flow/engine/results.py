@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 
@@ -16,14 +17,20 @@ def store_result(dag: DAG, results: dict[str, Any], name: str, result: Any) -> N
     if isinstance(result, (NodeFailure, NodeSkipped)):
         results.update(dict.fromkeys(node.outputs, result))
         return
-    if isinstance(result, Item):
+    plan = dag.plan()
+    if isinstance(result, Item) and _gives_elements(plan.by_items, node):
         return
-    elements = dag.plan().elements
+    elements = plan.elements
     levels = 0 if elements is None else elements.levels.get(node.outputs[0], 0)
     if levels and len(node.outputs) > 1:
         results.update(_lists_by_key(node, result, levels))
     else:
         node.store(result, results)
+
+
+def _gives_elements(plan: ElementPlan | None, node: DAGNode) -> bool:
+    """Whether an ``Item`` of a node is an element, and not what its task has returned."""
+    return plan is not None and (node in plan.mapped or node in plan.generators)
 
 
 def _lists_by_key(node: DAGNode, returned: Iterable[Any], levels: int) -> dict[str, list[Any]]:

@@ -224,7 +224,7 @@ class Run:
                 source: Source = "fallback" if node_run.falls_back else "task"
                 self._complete_node(node_run, result.return_value, source)
                 return
-            error = result.error or _without_error(node_run.node)
+            error = _without_error(node_run.node) if result.error is None else result.error
             if isinstance(error, asyncio.CancelledError) and self._reader_is_cancelled:
                 self.cancel()  # as all asyncio tasks are, at the end of their event loop
                 return
@@ -455,14 +455,16 @@ class Run:
 
     def _journal_failed(self, error: RunError) -> None:
         """The journal cannot write any more. Nothing that it has not written is yielded."""
-        self.end(self._error or self._state.filled(error))
+        self.end(self._state.filled(error) if self._error is None else self._error)
 
     def _on_run_timeout(self, seconds: float) -> None:
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            in_progress, unfinished = self._ready.in_progress(), self._ready.unfinished
-            self.end(self._error or self._state.timed_out(seconds, in_progress, unfinished))
+            error, in_progress = self._error, self._ready.in_progress()
+            if error is None:
+                error = self._state.timed_out(seconds, in_progress, self._ready.unfinished)
+            self.end(error)
 
     def end_unless_over(self, error: BaseException) -> None:
         """End the run with an error, if it has not ended."""

@@ -297,7 +297,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
             if self.outcome.done():
                 self.leave(reader)
                 result = await self.get_result("")
-                raise result.error or StopAsyncIteration
+                raise StopAsyncIteration if result.error is None else result.error
             self._check_loop()
             if self._news is not None:
                 raise RuntimeError(f"run {self._in_progress.run_id!r} is read by two tasks at once")
@@ -424,14 +424,11 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         seconds = round(self._loop.time() - self._begun_at, 2)
         self._in_progress.ended()
         self._in_progress.forget()
-        self.outcome.set_result(
-            TaskiqResult(
-                is_err=error is not None,
-                return_value=self.results,
-                execution_time=seconds,
-                error=error,
-            )
+        result = TaskiqResult(
+            is_err=error is not None, return_value=self.results, execution_time=seconds
         )
+        result.error = error  # taskiq leaves one out that is false, as one with a length of 0
+        self.outcome.set_result(result)
         self._wake(self._news)
         self._in_progress.listeners.end()
         self._report()

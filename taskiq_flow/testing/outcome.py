@@ -9,7 +9,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.engine.results import store_result
-from taskiq_flow.events import Event, Item, NodeCompleted, NodeFailed, NodeSkipped, NodeStarted
+from taskiq_flow.events import Event, NodeCompleted, NodeFailed, NodeSkipped, NodeStarted
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
 
@@ -51,8 +51,7 @@ class RunOutcome:
             raise self.error
         results: dict[str, Any] = {}
         for name, value in self.pairs:
-            if not isinstance(value, Item):
-                store_result(self._dag, results, name, value)
+            store_result(self._dag, results, name, value)
         return results
 
     @property

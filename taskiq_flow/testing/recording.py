@@ -78,9 +78,8 @@ async def record(
         stream = engine.execute_async(inputs, outputs=outputs, items=bool(generators))
         async with aclosing(stream):
             async for name, value in stream:
-                if not isinstance(value, Item):
-                    store_result(graph, results, name, value)
-                elif name in generators:
+                store_result(graph, results, name, value)
+                if name in generators and isinstance(value, Item):
                     at = asyncio.get_running_loop().time()
                     items[_element_of(name, value.index)].append((at, value.value))
     finally:

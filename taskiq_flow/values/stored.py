@@ -64,7 +64,7 @@ class StoredValues:
         """A value as its serializer is given it. Raises ``SerializationError``."""
         if not self.encodes or (type(self.serializer) is JSONSerializer and is_plain(value)):
             return value
-        return self._codec.encode(value, strict=True, keeps_main=True)
+        return self._tagged(value)
 
     def decode(self, content: Any) -> Any:
         """A value as it was encoded. Raises ``SerializationError``."""
@@ -73,7 +73,10 @@ class StoredValues:
     def dumps(self, value: Any) -> bytes:
         """The bytes of a value. Raises ``SerializationError``, or what the serializer raises."""
         if self.encodes:
-            return self.serializer.dumpb(self.encode(value))
+            try:
+                return self.serializer.dumpb(self.encode(value))
+            except ValueError:  # of an integer of too many digits within plain data
+                return self.serializer.dumpb(self._tagged(value))
         try:
             if type(self.serializer) is PickleSerializer:
                 return pickled(value)
@@ -84,12 +87,15 @@ class StoredValues:
             if not self._keeps_classes:
                 return self.serializer.dumpb(to_jsonable_python(value))  # as earlier versions did
             try:
-                tree = self._codec.encode(value, strict=True, keeps_main=True)
+                tree = self._tagged(value)
             except SerializationError as error:
                 text = f"{error}; nor can it be serialized: {describe(refused)}"
                 raise SerializationError(text, value_type=error.value_type) from error
             return self.serializer.dumpb(_Encoded(tree))
         return data
+
+    def _tagged(self, value: Any) -> Any:
+        return self._codec.encode(value, strict=True, keeps_main=True)
 
     @cached_property
     def _keeps_classes(self) -> bool:

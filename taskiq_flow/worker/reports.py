@@ -19,7 +19,7 @@ from taskiq_flow.values.references import as_stored, is_referred_to
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.values.store import folder_of
-from taskiq_flow.values.wire import VALUES, Wire, is_strict
+from taskiq_flow.values.wire import VALUES, Wire, is_encoded_result, is_strict
 from taskiq_flow.worker.execution import Execution
 from taskiq_flow.worker.raised import as_sent
 
@@ -70,12 +70,12 @@ class Reports:
         result = await self._encoded(execution, result)
         await execution.when_told()
         try:
-            await retry_through_outage(
-                lambda: self._save_when_there_is_room(execution, result),
-                self._is_outage,
-                "results cannot be saved yet",
-                math.inf,
-            )
+            try:
+                await self._save(execution, result)
+            except ValueError:  # of an integer of too many digits within plain data
+                if is_encoded_result(result):
+                    raise
+                await self._save(execution, self._wire.encode_result(task_id, result, strict=True))
         except Exception as error:  # of the value, of the serializer, of the server
             logger.exception("the result of %s cannot be saved", task_id)
             instead = failed(self._why_not_saved(execution, result, error))
@@ -89,6 +89,14 @@ class Reports:
                 )
             body = instead.model_dump_json().encode()
             await self.publish(execution, Notice(Kind.RESULT, task_id, body))
+
+    async def _save(self, execution: Execution, result: TaskiqResult[Any]) -> None:
+        await retry_through_outage(
+            lambda: self._save_when_there_is_room(execution, result),
+            self._is_outage,
+            "results cannot be saved yet",
+            math.inf,
+        )
 
     async def _save_when_there_is_room(
         self, execution: Execution, result: TaskiqResult[Any]

@@ -1475,3 +1475,36 @@ def test_it_is_started_late_enough_for_its_events_also_where_tasks_start_eagerly
     events = run_virtually(main())
     assert isinstance(events[0], RunStarted)
     assert isinstance(events[-1], RunFinished)
+
+
+class ErrorsError(Exception):
+    """Counts what it is made of, and so is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_an_error_that_is_false_ends_a_run_as_any_other() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise ErrorsError
+
+    run = ExecutionEngine(InMemoryBroker(), FANS).start({"numbers": numbers()})
+    with pytest.raises(ErrorsError):
+        await run
+    with pytest.raises(ErrorsError):
+        async for _ in run:
+            pass
+    assert run.status == "failed"
+    result = await run.wait_result()
+    assert isinstance(result.error, ErrorsError)
+
+
+async def test_an_error_that_is_false_is_that_of_its_node() -> None:
+    async def check() -> None:
+        raise ErrorsError
+
+    dag = DAGBuilder().node(check).build()
+    with pytest.raises(NodeFailedError) as raised:
+        await ExecutionEngine(InMemoryBroker(), dag).execute()
+    assert isinstance(raised.value.__cause__, ErrorsError)

@@ -270,3 +270,8 @@ def test_a_value_is_read_as_it_was_written() -> None:
 def test_a_value_that_cannot_be_written_is_an_error(value: object) -> None:
     with pytest.raises(SerializationError):
         JSON.dumps(value)
+
+
+@pytest.mark.parametrize("value", [[10**5000], {"a": [-(10**5000), True]}, [[2**70, "\ud800"]]])
+def test_integers_of_any_size_are_written_also_within_plain_data(value: object) -> None:
+    assert JSON.loads(JSON.dumps(value)) == value

@@ -19,9 +19,10 @@ from taskiq import (
     TaskiqDepends,
     TaskiqMessage,
     TaskiqMiddleware,
+    TaskiqResult,
 )
 from taskiq.formatters.proxy_formatter import ProxyFormatter
-from taskiq.serializers import MSGPackSerializer, ORJSONSerializer, PickleSerializer
+from taskiq.serializers import JSONSerializer, MSGPackSerializer, ORJSONSerializer, PickleSerializer
 
 from taskiq_flow import (
     AnnotationError,
@@ -34,7 +35,7 @@ from taskiq_flow import (
     Retry,
     SerializationError,
 )
-from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices, LocalResults
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.results import failed
@@ -58,9 +59,9 @@ VALUE = [(1, {2}), Point(Pair(1, 2)), float("inf")]
 class Site:
     """An engine's broker and a worker's, over one queue and one store."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, results: LocalResults | None = None, **options: Any) -> None:
         board = LocalNotices()
-        self.broker = LocalBroker()
+        self.broker = LocalBroker(results)
         self.flow: LocalFlowMiddleware = with_flow(self.broker, board, **options)
         self.sent: list[dict[str, Any]] = []
         kick = self.broker.kick
@@ -122,6 +123,37 @@ async def test_each_serializer_carries_what_the_codec_makes(serializer: Any) -> 
 
     for value in (VALUE, 2**70, "\ud800", {"a": [2**70, "\ud800"]}):
         assert await site.run(keep, given={"value": value}) == {"keep": value}
+
+
+class JsonResults(LocalResults):
+    """A result backend that stores JSON, as that of Redis does."""
+
+    serializer = JSONSerializer()
+
+    async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        self.stored[task_id] = self.serializer.dumpb(result.model_dump())
+
+    async def get_result(
+        self,
+        task_id: str,
+        with_logs: bool = False,  # noqa: FBT002 - as taskiq declares it
+    ) -> TaskiqResult[Any]:
+        return TaskiqResult.model_validate(self.serializer.loadb(self.stored[task_id]))
+
+
+async def test_integers_of_any_size_are_carried_also_within_plain_data() -> None:
+    site = Site(results=JsonResults())
+
+    @site.broker.task
+    async def keep(value: Any) -> Any:
+        return value
+
+    @site.broker.task
+    async def first(keep: Any) -> Any:
+        return keep[0]
+
+    results = await site.run(keep, first, given={"value": [10**5000, "a"]}, run_timeout=5.0)
+    assert results == {"keep": [10**5000, "a"], "first": 10**5000}
 
 
 async def test_a_type_that_is_registered_is_carried() -> None:
