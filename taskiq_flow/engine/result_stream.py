@@ -27,7 +27,7 @@ class ResultStream:
         self.ahead = 0
         """Results that the reader has taken for somebody who has not asked for them yet."""
         self.put: Callable[[tuple[Any, Any]], object] = self.unread.append
-        """``deliver``, of a pair."""
+        """``deliver``, of a pair of a run that is not over."""
         if log is not None:
             self.put = log.deliver_when_durable
 
@@ -46,8 +46,12 @@ class ResultStream:
         return True
 
     def deliver(self, node: Any, value: Any) -> None:
-        """Give the reader a result; with a log, once that has written all that was noted so far."""
-        self.put((node, value))
+        """Give the reader a result, unless the run is over.
+
+        With a log, once that has written all that was noted so far.
+        """
+        if not self._is_over:
+            self.put((node, value))
 
     def release(self, results: Sequence[tuple[Any, Any]]) -> None:
         """Give the reader results that the log has held back."""

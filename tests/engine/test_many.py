@@ -348,6 +348,18 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
             pass
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_an_input_that_ends_all_has_no_results(*, ordered: bool) -> None:
+    inputs: list[Any] = [{"text": "a"}, None]
+    found = []
+    with pytest.raises(NodeFailedError, match=r"inputs\[1\]"):
+        async for pair in engine_of(reading()).execute_many(
+            inputs, task_limit=1, ordered=ordered, whole=True
+        ):
+            found.append(pair)
+    assert found == [(0, {"words": ["a"], "sizes": [1], "total": 1})]
+
+
 async def test_an_input_is_checked_as_that_of_a_run_of_its_own() -> None:
     builder = DAGBuilder().node(lambda x: x + 1, name="y").node(lambda y, c: y * c, name="z")
     engine = engine_of(builder, on_error="collect")
