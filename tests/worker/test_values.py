@@ -517,6 +517,25 @@ async def test_an_error_that_cannot_be_looked_at_arrives_nevertheless(
     assert repr(caught.value.__cause__) == repr(fault())
 
 
+class ErrorsError(Exception):
+    """Counts what it is made of, and so is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_an_error_that_is_false_is_carried() -> None:
+    site = Site()
+
+    @site.broker.task
+    async def fail() -> None:
+        raise ErrorsError("none")
+
+    with pytest.raises(NodeFailedError) as caught:
+        await site.run(fail, given={}, run_timeout=5.0)
+    assert repr(caught.value.__cause__) == "ErrorsError('none')"
+
+
 async def test_a_value_whose_encoder_raises_fails_its_node() -> None:
     codec = ValueCodec()
     codec.register(Elsewhere, lambda value: value.content, lambda _content: Elsewhere(), name="e")
