@@ -81,10 +81,11 @@ class ResultHandle:
         return object.__new__(cls)
 
     async def get(self) -> Any:
-        """Read the value, anew at each call.
+        """Read the value, anew at each call. Waits for a server that is away, for up to 60 s.
 
-        Raises ``ResultUnavailableError`` if it is not in the result backend any more, and
-        ``OutputShapeError`` if it cannot be split into the several outputs of its node.
+        Raises ``ResultUnavailableError`` if it is not in the result backend any more,
+        ``ServerUnreachableError`` if that was away for longer, and ``OutputShapeError`` if it
+        cannot be split into the several outputs of its node.
         """
         return self.reference.of(await self._read())
 

@@ -10,9 +10,16 @@ from typing import Any
 
 from taskiq import AsyncResultBackend, TaskiqResult
 
-from taskiq_flow.errors import ResultUnavailableError, SerializationError
-from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
+from taskiq_flow.errors import ResultUnavailableError, SerializationError, ServerUnreachableError
+from taskiq_flow.reconnect import (
+    OUTAGE_TIMEOUT,
+    IsOutage,
+    may_pass,
+    retry_through_outage,
+    text_of,
+)
 from taskiq_flow.transport.notice import ALWAYS
+from taskiq_flow.transport.systems import outages_of
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.results import arrived
@@ -122,20 +129,34 @@ async def store_large_inputs(
 async def read_result(
     backend: AsyncResultBackend[Any], task_id: str, return_type: Any, wire: Wire | None
 ) -> Any:
-    """The value that a task returned and that is in the result backend.
+    """The value that a task returned and that is in the result backend. Waits while that is away.
 
     Raises ``ResultUnavailableError`` if it is not, what the task has raised if it was executed once
-    more and failed, and whatever the backend raises.
+    more and failed, ``ServerUnreachableError`` if the server is away for too long, and whatever the
+    backend raises.
     """
-    result = await stored_result(backend, task_id, return_type, wire)
-    result.raise_for_error()
+    is_outage = outages_of(backend)
+    try:
+        result = await retry_through_outage(
+            lambda: stored_result(backend, task_id, return_type, wire),
+            is_outage,
+            "results cannot be read yet",
+        )
+    except Exception as error:
+        if not may_pass(error, is_outage):
+            raise
+        raise ServerUnreachableError(
+            f"the result of task {task_id!r} cannot be read, as the server of "
+            f"{type(backend).__name__} was away for {OUTAGE_TIMEOUT:g} s: {text_of(error)}"
+        ) from error
+    result.raise_for_error()  # which may look like an outage, and is none
     return result.return_value
 
 
 async def stored_result(
     backend: AsyncResultBackend[Any], task_id: str, return_type: Any, wire: Wire | None
 ) -> TaskiqResult[Any]:
-    """As ``read_result``, without raising what the task has raised."""
+    """As ``read_result``, without waiting, and without raising what the task has raised."""
     if not await backend.is_result_ready(task_id):
         raise ResultUnavailableError(
             f"the result of task {task_id!r}, which was passed by reference, is not in the result "
