@@ -13,6 +13,7 @@ from taskiq import AsyncBroker
 
 from taskiq_flow.completion.safety_net import CHECK_INTERVAL
 from taskiq_flow.completion.watch import OuterTask, Watch
+from taskiq_flow.reconnect import may_pass, text_of
 from taskiq_flow.transport.notice import workers_channel
 from taskiq_flow.transport.protocol import Notifier
 from taskiq_flow.transport.systems import queue_of
@@ -90,13 +91,24 @@ class QueueWarnings:
             return
         now = self._loop.time()
         if self._alone_since is None:
-            await self._notifier.subscribe(self._workers_channel, self._hear_worker)
-            self._alone_since = now
+            if await self._listens_for_workers():
+                self._alone_since = now
         elif not self._notifier.is_listening or overslept > CHECK_INTERVAL:
             self._alone_since = now
         elif now - self._alone_since >= NO_WORKER:
             self._told_no_worker = True
             self._warn_of_no_worker()
+
+    async def _listens_for_workers(self) -> bool:
+        """Listen for workers. Returns whether it succeeded: if the server is away, it may later."""
+        try:
+            await self._notifier.subscribe(self._workers_channel, self._hear_worker)
+        except Exception as error:  # whatever the client raises: it is only for a warning
+            if not may_pass(error, self._notifier.is_outage):
+                self._told_no_worker = True
+                logger.warning("it is not known whether there are workers: %s", text_of(error))
+            return False
+        return True
 
     def _hear_worker(self, _: bytes) -> None:
         self.has_heard = True

@@ -84,6 +84,7 @@ class LocalNotifier:
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel until ``aclose``."""
+        await self.open()
         self._notices.hearers[channel].append(hear)
         self._mine.append((channel, hear))
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from taskiq_flow import DAGBuilder, ExecutionEngine
+from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
@@ -116,6 +116,58 @@ async def test_an_engine_that_hears_of_a_worker_says_nothing_about_workers(
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
     await flow_of_worker.shutdown()
+    await flow.shutdown()
+
+
+@virtually
+async def test_an_engine_listens_for_workers_once_the_server_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    board, broker = LocalNotices(), LocalBroker()
+    flow = with_flow(broker, board)
+
+    @broker.task
+    async def work() -> int:
+        return 1
+
+    run = asyncio.ensure_future(ExecutionEngine(broker, DAGBuilder().node(work).build()).execute())
+    await asyncio.sleep(0.1)
+    board.is_up = False
+    await asyncio.sleep(20)
+    assert caplog.text == ""
+    board.is_up = True
+    await asyncio.sleep(20)
+    assert caplog.text.count("no worker was heard of for 5 s, and 1 task waits") == 1
+    assert "Traceback" not in caplog.text
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    await flow.shutdown()
+
+
+@virtually
+async def test_an_engine_that_may_not_listen_for_workers_knows_which_tasks_are_lost(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = LocalBroker()
+    flow = with_flow(broker, LocalNotices())
+    inbox = await flow.inbox()
+
+    async def refused(channel: str, hear: object) -> None:
+        raise PermissionError(channel)
+
+    monkeypatch.setattr(inbox.notifier, "subscribe", refused)
+
+    @broker.task
+    async def work() -> int:
+        return 1
+
+    engine = ExecutionEngine(broker, DAGBuilder().node(work).build(), lost_after=20.0)
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert isinstance(caught.value.__cause__, TaskLostError)
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [
+        "it is not known whether there are workers"
+    ]
     await flow.shutdown()
 
 
