@@ -13,6 +13,7 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import ConnectionReconnectingError
 from nats.errors import Error as NatsError
 from nats.js.api import KeyValueConfig
 from nats.js.errors import NotFoundError
@@ -66,6 +67,7 @@ class NatsNotifier:
         self._client: Client | None = None
         self._hearers: list[Callable[[str], None]] = []
         self._watchers: set[asyncio.Task[None]] = set()
+        self._breaks = asyncio.Event()  # set when the connection breaks, each time another one
 
     async def open(self) -> None:
         """Connect."""
@@ -74,7 +76,7 @@ class NatsNotifier:
         # A client that may reconnect does not report that it could not connect at all.
         probe = await nats.connect(self._servers, **{**self._settings, **once})
         await probe.close()
-        again = {"reconnected_cb": self._watch_again}
+        again = {"reconnected_cb": self._watch_again, "disconnected_cb": self._note_break}
         self._client = await nats.connect(self._servers, **{**self._settings, **again})
         self._returns = self._client.new_inbox()
         await self._client.subscribe(f"{self._returns}.>", cb=self._returned)
@@ -107,12 +109,37 @@ class NatsNotifier:
 
         client = self._connected
         before = client.last_error
-        await client.subscribe(channel, cb=handle)
-        # The client writes the ping of a flush at once, past commands that wait to be written.
-        # These are written while it waits for the answer: the second ping is behind them.
-        await client.flush()
-        await client.flush()
+        subscription = await client.subscribe(channel, cb=handle)
+        try:
+            # The client writes the ping of a flush at once, past commands that wait to be written.
+            # These are written while it waits for the answer: the second ping is behind them.
+            await self._flush()
+            await self._flush()
+        except NatsError:  # whoever subscribes again would hear twice
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+            raise
         raise_if_refused(client, before)
+
+    async def _flush(self) -> None:
+        """Wait until the server has what was written before.
+
+        Raises ``ConnectionReconnectingError`` if the connection breaks: the client forgets its ping
+        then, and waits for an answer that never comes.
+        """
+        flushing = asyncio.ensure_future(self._connected.flush())
+        breaking = asyncio.ensure_future(self._breaks.wait())
+        try:
+            await asyncio.wait([flushing, breaking], return_when=asyncio.FIRST_COMPLETED)
+            if not flushing.done():
+                raise ConnectionReconnectingError
+            await flushing
+        finally:
+            await end([flushing, breaking], GRACE)
+
+    async def _note_break(self) -> None:
+        self._breaks.set()
+        self._breaks = asyncio.Event()
 
     @property
     def is_listening(self) -> bool:

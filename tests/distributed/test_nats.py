@@ -14,6 +14,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.errors import ConnectionReconnectingError
 from nats.js.api import ConsumerConfig, ObjectStoreConfig, RetentionPolicy, StreamConfig
 from taskiq import AsyncBroker, BrokerMessage, TaskiqResult
 from taskiq_nats import (
@@ -122,6 +123,30 @@ async def test_whoever_hears_of_revocations_leaves_no_consumer(server: NatsServe
         assert [info.config.inactive_threshold for info in listening] == [GONE_AFTER] * 3
         await notifier.aclose()
         assert await context.consumers_info("KV_taskiq_flow_revoked") == []
+
+
+async def test_whoever_subscribes_as_the_connection_breaks_is_told_at_once(
+    server: NatsServer,
+) -> None:
+    """The client would wait for an answer that never comes, longer than a run waits to begin."""
+    heard: list[bytes] = []
+    notifier = NatsNotifier(server.url, "taskiq_flow")
+    await notifier.open()
+    server.suspend()
+    subscribing = asyncio.ensure_future(notifier.subscribe("channel", heard.append))
+    await until(lambda: notifier._client._pongs, "it waits for the server's answer")  # type: ignore[union-attr]
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(ConnectionReconnectingError):
+        await subscribing
+    await asyncio.to_thread(server.start)
+    await retry_through_outage(
+        lambda: notifier.subscribe("channel", heard.append), is_outage, "it is starting"
+    )
+    await notifier.publish("channel", b"once")
+    await notifier.publish("channel", b"more")
+    await until(lambda: b"more" in heard, "it is heard")
+    assert heard == [b"once", b"more"]
+    await notifier.aclose()
 
 
 @pytest.mark.parametrize("kind", [PullBasedJetStreamBroker, PushBasedJetStreamBroker])
