@@ -166,6 +166,9 @@ class FlowMiddleware(TaskiqMiddleware):
         """On a worker, begin to listen before the first task comes."""
         self.is_started = True
         broker = self.broker
+        stores_in = system_of(broker.result_backend)
+        if stores_in is not None:
+            stores_in.steady_reads(broker.result_backend)
         if not broker.is_worker_process or self.is_embedded:
             return
         # First in the list: it sees each task begin, whatever another middleware does then.
@@ -173,7 +176,6 @@ class FlowMiddleware(TaskiqMiddleware):
         system = system_of(broker)
         if system is not None:
             self._deliveries = system.steady(broker)
-        stores_in = system_of(broker.result_backend)
         if stores_in is not None:
             stores_in.steady_results(broker.result_backend)
         await self._worker.get()

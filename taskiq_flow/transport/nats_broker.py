@@ -7,10 +7,10 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.errors import ConnectionClosedError, MaxPayloadError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -31,6 +31,8 @@ from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, Nothi
 
 logger = logging.getLogger("taskiq_flow")
 
+T = TypeVar("T")
+
 ACK_WAIT = 30.0
 """Seconds after which the server delivers again what was not acknowledged, by its default."""
 
@@ -39,6 +41,9 @@ GRACE = 1.0
 
 HELD_BACK = 1.0
 """Seconds after which other workers are given what this one has fetched and not begun."""
+
+READ_TIMEOUT, SLOWEST = 5.0, 100_000
+"""Seconds that reading a result may take, and one more for so many bytes of it."""
 
 FETCH_TIMEOUT = 5.0
 """Seconds after which messages are asked for again, by default: a server that was away forgets."""
@@ -137,6 +142,33 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
 
     # Replaced, as taskiq has no hook for it.
     backend.set_result = set_result_somewhere  # type: ignore[method-assign]
+
+
+def steady_reads(backend: AsyncResultBackend[Any]) -> None:
+    """Have each read of a result end. An object is looked up, and then waited for, without a limit.
+
+    Between these the object may be stored anew, as by a worker that executes its task once more, or
+    a server that was killed may have come back without it: it would be waited for in vain.
+    """
+    if "get_result" in vars(backend):  # the broker is started once more
+        return
+    # Replaced, as taskiq has no hook for it.
+    backend.is_result_ready = _in_time(backend, backend.is_result_ready)  # type: ignore[method-assign]
+    backend.get_result = _in_time(backend, backend.get_result)  # type: ignore[method-assign]
+
+
+def _in_time(backend: Any, read: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    async def read_in_time(task_id: str, *args: Any, **options: Any) -> T:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await read(task_id, *args, **options)
+        except TimeoutError:  # now with as much time as a result of its size may take
+            async with asyncio.timeout(READ_TIMEOUT):
+                info = await backend.object_store.get_info(task_id)
+        async with asyncio.timeout(READ_TIMEOUT + (info.size or 0) / SLOWEST):
+            return await read(task_id, *args, **options)
+
+    return read_in_time
 
 
 async def _config_of_results(backend: Any) -> StreamConfig | None:

@@ -179,6 +179,9 @@ class System(Protocol):
     def steady(self, broker: AsyncBroker) -> Deliveries:
         """Make a worker's broker listen through outages. Returns the messages that it holds."""
 
+    def steady_reads(self, backend: AsyncResultBackend[Any]) -> None:
+        """Have each read of a result end. May be called more than once."""
+
     def steady_results(self, backend: AsyncResultBackend[Any]) -> None:
         """Prepare a worker's result backend for what its server does.
 

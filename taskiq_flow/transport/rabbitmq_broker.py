@@ -138,6 +138,9 @@ def steady_results(_: AsyncResultBackend[Any]) -> None:
     """RabbitMQ stores no results."""
 
 
+steady_reads = steady_results
+
+
 class _Held:
     """A message that the worker holds, and the copies of it that came since."""
 

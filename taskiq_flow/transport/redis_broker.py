@@ -280,6 +280,10 @@ async def _pop(broker: Any) -> AsyncGenerator[bytes, None]:
             yield popped[1]
 
 
+def steady_reads(_: AsyncResultBackend[Any]) -> None:
+    """Its client waits for an answer with a limit of its own."""
+
+
 def steady_results(backend: AsyncResultBackend[Any]) -> None:
     """Make the error of a worker's result backend say if a result is too large for the server."""
     redis_backend: Any = backend

@@ -42,6 +42,7 @@ from taskiq_flow.transport.nats_broker import (
     kick_of,
     notifier_of,
     steady,
+    steady_reads,
     steady_results,
 )
 from tests.distributed import app
@@ -344,6 +345,47 @@ async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_t
         await backend.shutdown()
         found = (await client.jetstream().stream_info("OBJ_taskiq_results")).config
     assert (found.max_age, found.description) == (3600, "of the shop")
+
+
+@pytest.mark.parametrize("read", ["is_result_ready", "get_result"])
+async def test_a_result_that_is_stored_anew_while_it_is_read_is_read(
+    read: str, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker may execute the task once more, or store again what it had no answer for."""
+    monkeypatch.setattr(nats_broker, "READ_TIMEOUT", 2.0)
+    backend: Any = NATSObjectStoreResultBackend(server.url)
+    await backend.startup()
+    result = TaskiqResult(is_err=False, return_value="tide", execution_time=0.0)
+    await backend.set_result("t", result)
+    look_up = backend.object_store.get_info
+
+    async def look_up_and_store_anew(name: str, *others: Any) -> Any:
+        monkeypatch.undo()
+        found = await look_up(name, *others)
+        await backend.set_result("t", result)
+        return found
+
+    for _ in range(2):  # as where a broker is started once more
+        steady_reads(backend)
+    monkeypatch.setattr(backend.object_store, "get_info", look_up_and_store_anew)
+    found = await getattr(backend, read)("t")
+    assert found is True or found.return_value == "tide"
+    await backend.shutdown()
+
+
+async def test_a_read_without_an_answer_is_an_outage(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_broker, "READ_TIMEOUT", 0.2)
+    backend: Any = NATSObjectStoreResultBackend(server.url)
+    await backend.startup()
+    steady_reads(backend)
+    server.suspend()
+    with pytest.raises(TimeoutError) as caught:
+        await backend.get_result("t")
+    assert is_outage(caught.value)
+    server.resume()
+    await backend.shutdown()
 
 
 async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Path) -> None:
