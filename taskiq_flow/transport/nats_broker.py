@@ -152,9 +152,9 @@ def steady_reads(backend: AsyncResultBackend[Any]) -> None:
     """
     if "get_result" in vars(backend):  # the broker is started once more
         return
-    # Replaced, as taskiq has no hook for it.
-    backend.is_result_ready = _in_time(backend, backend.is_result_ready)  # type: ignore[method-assign]
-    backend.get_result = _in_time(backend, backend.get_result)  # type: ignore[method-assign]
+    nats_backend: Any = backend
+    for name in ("is_result_ready", "get_result"):  # replaced, as taskiq has no hook for it
+        setattr(nats_backend, name, _in_time(nats_backend, getattr(nats_backend, name)))
 
 
 def _in_time(backend: Any, read: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
