@@ -7,15 +7,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from nats.errors import ConnectionClosedError, MaxPayloadError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import ConsumerInfo, RetentionPolicy, StreamConfig
-from nats.js.errors import NoStreamResponseError, NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError, ObjectNotFoundError
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
@@ -30,8 +30,6 @@ from taskiq_flow.transport.nats_errors import is_away, naming_refusals
 from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
-
-T = TypeVar("T")
 
 ACK_WAIT = 30.0
 """Seconds after which the server delivers again what was not acknowledged, by its default."""
@@ -145,30 +143,39 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
 
 
 def steady_reads(backend: AsyncResultBackend[Any]) -> None:
-    """Have each read of a result end. An object is looked up, and then waited for, without a limit.
+    """Have each read of a result end, and have a look at whether there is one read nothing.
 
-    Between these the object may be stored anew, as by a worker that executes its task once more, or
-    a server that was killed may have come back without it: it would be waited for in vain.
+    An object is looked up, and then waited for, without a limit. In between it may be stored anew,
+    as by a worker that executes its task once more, or a server that was killed may have come back
+    without it: it would be waited for in vain. Each read leaves a consumer for 5 s.
     """
     if "get_result" in vars(backend):  # the broker is started once more
         return
     nats_backend: Any = backend
-    for name in ("is_result_ready", "get_result"):  # replaced, as taskiq has no hook for it
-        setattr(nats_backend, name, _in_time(nats_backend, getattr(nats_backend, name)))
+    get_result = backend.get_result
 
-
-def _in_time(backend: Any, read: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-    async def read_in_time(task_id: str, *args: Any, **options: Any) -> T:
+    async def size_of(task_id: str) -> int | None:
+        """The size of a result, ``None`` if it is not there."""
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                return await read(task_id, *args, **options)
-        except TimeoutError:  # now with as much time as a result of its size may take
-            async with asyncio.timeout(READ_TIMEOUT):
-                info = await backend.object_store.get_info(task_id)
-        async with asyncio.timeout(READ_TIMEOUT + (info.size or 0) / SLOWEST):
-            return await read(task_id, *args, **options)
+                return (await nats_backend.object_store.get_info(task_id)).size or 0
+        except ObjectNotFoundError:
+            return None
 
-    return read_in_time
+    async def is_there(task_id: str) -> bool:
+        return await size_of(task_id) is not None
+
+    async def get_in_time(task_id: str, *args: Any, **options: Any) -> TaskiqResult[Any]:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await get_result(task_id, *args, **options)
+        except TimeoutError:  # now with as much time as a result of its size may take
+            size = await size_of(task_id) or 0
+        async with asyncio.timeout(READ_TIMEOUT + size / SLOWEST):
+            return await get_result(task_id, *args, **options)
+
+    # Replaced, as taskiq has no hook for it.
+    nats_backend.is_result_ready, nats_backend.get_result = is_there, get_in_time
 
 
 async def _config_of_results(backend: Any) -> StreamConfig | None:

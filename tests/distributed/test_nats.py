@@ -45,6 +45,7 @@ from taskiq_flow.transport.nats_broker import (
     steady_reads,
     steady_results,
 )
+from taskiq_flow.values.references import handle_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
@@ -347,9 +348,8 @@ async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_t
     assert (found.max_age, found.description) == (3600, "of the shop")
 
 
-@pytest.mark.parametrize("read", ["is_result_ready", "get_result"])
 async def test_a_result_that_is_stored_anew_while_it_is_read_is_read(
-    read: str, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker may execute the task once more, or store again what it had no answer for."""
     monkeypatch.setattr(nats_broker, "READ_TIMEOUT", 2.0)
@@ -368,8 +368,25 @@ async def test_a_result_that_is_stored_anew_while_it_is_read_is_read(
     for _ in range(2):  # as where a broker is started once more
         steady_reads(backend)
     monkeypatch.setattr(backend.object_store, "get_info", look_up_and_store_anew)
-    found = await getattr(backend, read)("t")
-    assert found is True or found.return_value == "tide"
+    assert (await backend.get_result("t")).return_value == "tide"
+    await backend.shutdown()
+
+
+async def test_more_results_are_read_than_the_server_has_consumers_for(server: NatsServer) -> None:
+    subjects = ["$O.taskiq_results.C.>", "$O.taskiq_results.M.>"]
+    config = StreamConfig("OBJ_taskiq_results", subjects=subjects, max_consumers=1)
+    async with await nats.connect(server.url) as client:
+        await client.jetstream().add_stream(config, allow_rollup_hdrs=True)
+    backend: Any = NATSObjectStoreResultBackend(server.url)
+    await backend.startup()
+    steady_reads(backend)
+    await backend.set_result(
+        "t", TaskiqResult(is_err=False, return_value="tide", execution_time=0.0)
+    )
+    assert await backend.is_result_ready("t")
+    assert not await backend.is_result_ready("u")
+    handle = handle_of(backend, "t", None, None)
+    assert await asyncio.gather(handle.get(), handle.get()) == ["tide", "tide"]
     await backend.shutdown()
 
 
