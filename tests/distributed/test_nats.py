@@ -386,7 +386,7 @@ async def test_more_results_are_read_than_the_server_has_consumers_for(server: N
     assert await backend.is_result_ready("t")
     assert not await backend.is_result_ready("u")
     handle = handle_of(backend, "t", None, None)
-    assert await asyncio.gather(handle.get(), handle.get()) == ["tide", "tide"]
+    assert [*await asyncio.gather(handle.get(), handle.get())] == ["tide", "tide"]
     await backend.shutdown()
 
 
