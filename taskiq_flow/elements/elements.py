@@ -24,6 +24,7 @@ from taskiq_flow.elements.groups import Groups
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Backlog, Room
 from taskiq_flow.elements.values import ElementValues
+from taskiq_flow.errors import NODE_ERRORS
 
 LET_IN_AT_ONCE = 64
 """``pop`` returns after it has let in so many positions of which no node may start yet. It is
@@ -351,7 +352,7 @@ class Elements:
                     has_ended = has_ended or row.is_ended
         except BaseException as error:  # the source's own
             self._caller.source_failed(error)
-            if isinstance(error, Exception):
+            if isinstance(error, NODE_ERRORS):
                 return False
             raise
         # A list may have ended, or goes on while another one has ended with which others take it.

@@ -153,9 +153,7 @@ class MappedNodes:
             self._caller.advance()
 
         has_room = functools.partial(self.room.has_room, key)
-        return Feeder(
-            items, take=take, has_room=has_room, ended=ended, fail=self._caller.end_unless_over
-        )
+        return Feeder(items, take=take, has_room=has_room, ended=ended, fail=self.source_failed)
 
     # For the run
 
@@ -302,7 +300,14 @@ class MappedNodes:
     # For the elements, as their ``ElementsCallbacks``
 
     def source_failed(self, error: BaseException) -> None:
-        """A source has raised an error, which the reader gets as it is."""
+        """A source has raised an error, which the reader gets as it is.
+
+        A ``CancelledError`` of its own would look like the reader's.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()  # none calls this where an iterator is read
+            if task is None or not task.cancelling():
+                error = self._state.source_cancelled(error)
         self._caller.end_unless_over(error)
 
     def unread(self) -> int:

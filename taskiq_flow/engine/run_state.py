@@ -172,7 +172,7 @@ class RunState:
             task_name=name,
             task_id=task_id,
             attempts=attempts,
-            **self._reached(),
+            **self.reached(),
         )
         error.__cause__ = cause
         return error
@@ -187,14 +187,27 @@ class RunState:
             failures += f"; and {more} more"
         return RunFailedError(
             f"nodes of run {self.run_id!r} failed: {failures}{self._progress()}",
-            **self._reached(),
+            **self.reached(),
         )
 
     def cancelled(self) -> RunCancelledError:
         """The error of a run that was stopped."""
         return RunCancelledError(
-            f"run {self.run_id!r} was cancelled{self._progress()}", **self._reached()
+            f"run {self.run_id!r} was cancelled{self._progress()}", **self.reached()
         )
+
+    def source_cancelled(self, error: BaseException) -> RunError:
+        """The error of a run whose source has raised a ``CancelledError`` of its own.
+
+        To the reader it would look as if its own asyncio task were cancelled.
+        """
+        ended = RunError(
+            f"run {self.run_id!r} ended, as an iterable that it reads raised CancelledError"
+            f"{self._progress()}; have it raise another error if what it waits for is cancelled",
+            **self.reached(),
+        )
+        ended.__cause__ = error
+        return ended
 
     def timed_out(
         self, seconds: float, in_progress: Sequence[Any], unfinished: int
@@ -215,20 +228,21 @@ class RunState:
             f"run {self.run_id!r} did not end within {seconds:g} s, its run_timeout: {state}"
             f"{self._progress()}; give it more time, or give nodes a timeout= or a queue_timeout=, "
             "which say which of them is slow and which no worker takes",
-            **self._reached(),
+            **self.reached(),
         )
 
     def filled(self, error: RunError) -> RunError:
         """The same error, raised elsewhere, with what the run has reached."""
-        for name, value in self._reached().items():
+        for name, value in self.reached().items():
             setattr(error, name, value)
         return error
 
     def _progress(self) -> str:
-        count = len(self._reached()["results"])
+        count = len(self.reached()["results"])
         return f"; results of what had completed are in .results: {count}" if count else ""
 
-    def _reached(self) -> Reached:
+    def reached(self) -> Reached:
+        """What an error of the run has."""
         given = {*self._spec.inputs, *self._spec.failure_keys}
         results = {k: value for k, value in self.values.items() if k not in given}
         return Reached(
