@@ -192,6 +192,10 @@ class Run:
         found = self._state.results_of_elements(whole)
         return {name: self._handing_over.copied(value) for name, value in found.items()}
 
+    def reached(self) -> dict[str, Any]:
+        """What the run has reached, as the ``results`` of an error have it."""
+        return self._state.reached()["results"]
+
     async def aclose(self) -> None:
         """End the run if it has not ended, and wait until nothing of it is left.
 

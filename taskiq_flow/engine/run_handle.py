@@ -223,6 +223,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         self._begun_at = self._loop.time()
         self._unread: deque[Pair] = deque()
         self._reader: weakref.ref[_PairReader] | None = None
+        self._late: weakref.ref[_PairReader] | None = None
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._waiters = 0
@@ -230,6 +231,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         self._is_dropped = False
         self._is_error_seen = False
         self._failures = Failures()
+        self._reached: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
         self.outcome: asyncio.Future[TaskiqResult[dict[str, Any]]] = self._loop.create_future()
         in_progress.on_end = self._stream_ended
@@ -306,6 +308,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
                 await self._news
             except BaseException:  # another loop may go on, whatever still refers to this reader
                 self.leave(reader)
+                self._late = weakref.ref(reader)
                 raise
             finally:
                 self._news = None
@@ -315,6 +318,8 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
 
     def leave(self, reader: _PairReader) -> None:
         """A reader does not read on."""
+        if self._late is not None and self._late() is reader:
+            self._late = None
         if self._reader is not None and self._reader() is reader:
             self._reader = None
             self._make_room()
@@ -377,9 +382,11 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         """Whether a reader may still ask for a result.
 
         Elements of a source may be without number: none waits where a run is awaited and not read.
+        A reader whose last read was cancelled, as by a time limit, may read on.
         """
         is_of_source = self._waits_for_reader and isinstance(result, Item)
-        return self._has_reader() or not (is_of_source and self._waiters)
+        may_read_on = self._late is not None and self._late() is not None
+        return self._has_reader() or may_read_on or not (is_of_source and self._waiters)
 
     def _count_ahead(self) -> None:
         """Have what nobody has read yet take room, where an input is read as far as its reader."""
@@ -408,6 +415,8 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
         self._is_over = True
         if isinstance(error, RunCancelledError):
             self._unread.clear()
+        if error is not None and not isinstance(error, RunError):  # that has no ``results``
+            self._reached = self._in_progress.reached()
         self._make_room()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -420,6 +429,7 @@ class Progress(AsyncResultBackend[dict[str, Any]]):
             self.results = {**error.results, **self.results}
             self._failures = Failures(error.failures, error.failure_count, error.skipped)
         else:
+            self.results = {**self._reached, **self.results}
             self._failures = self._in_progress.failures
         seconds = round(self._loop.time() - self._begun_at, 2)
         self._in_progress.ended()

@@ -67,6 +67,10 @@ class RunInProgress:
         """What elements have given so far, but for lists that are ``whole``, by their names."""
         return {} if self._run is None else self._run.results_of_elements(whole)
 
+    def reached(self) -> dict[str, Any]:
+        """What the run has reached, as the ``results`` of an error have it."""
+        return {} if self._run is None else self._run.reached()
+
     def read_ahead(self, count: int) -> None:
         """So many results were taken for a reader who has not asked for them yet."""
         if self._run is not None:

@@ -31,6 +31,7 @@ from taskiq_flow import (
     InputConflictError,
     Item,
     JournalError,
+    MapReduce,
     MemoryJournal,
     MissingInputError,
     MissingNodeError,
@@ -41,6 +42,7 @@ from taskiq_flow import (
     NodeSkipped,
     NodeStarted,
     RunCancelledError,
+    RunError,
     RunFinished,
     RunHandle,
     RunStarted,
@@ -116,6 +118,29 @@ class Numbers:
                 yield number
         finally:
             self.closed.set()
+
+
+def failing(
+    error: BaseException,
+    failed: asyncio.Event,
+    *,
+    is_async: bool,
+    wrap: Callable[[int], Any] = int,
+) -> Any:
+    """A source of two values, which then fails."""
+
+    def values() -> Iterator[Any]:
+        yield from map(wrap, range(2))
+        failed.set()
+        raise error
+
+    async def async_values() -> AsyncIterator[Any]:
+        for value in map(wrap, range(2)):
+            yield value
+        failed.set()
+        raise error
+
+    return async_values() if is_async else values()
 
 
 async def turns(condition: Callable[[], object]) -> None:
@@ -649,6 +674,80 @@ class TestItems:
         reading = asyncio.ensure_future(read())
         await run
         assert sorted(await reading) == [*range(500)]
+
+    @pytest.mark.parametrize("stays", [True, False])
+    async def test_a_reader_beside_a_waiter_may_give_up_a_read_and_read_on_later(
+        self, broker: InMemoryBroker, *, stays: bool
+    ) -> None:
+        gate = asyncio.Event()
+
+        async def size(number: int) -> int:
+            await gate.wait()
+            return number
+
+        dag = DAGBuilder().node(size, inputs=["numbers"], map_over="numbers").build()
+        engine = ExecutionEngine(broker, dag, max_parallel=3)
+        run = engine.start({"numbers": iter(range(100))}, items="only")
+        pairs = aiter(run)
+        waiting = asyncio.ensure_future(run.wait_result())
+        reading = asyncio.ensure_future(anext(pairs))
+        await turns(lambda: run._progress._news)
+        reading.cancel()
+        await asyncio.wait([reading])
+        del reading
+        if not stays:
+            await pairs.aclose()  # type: ignore[attr-defined]
+        gate.set()
+        await waiting
+        rest = [item.index for _, item in [pair async for pair in pairs]]
+        assert sorted(rest) == ([*range(100)] if stays else [])
+
+    @pytest.mark.parametrize("is_async", [True, False])
+    async def test_what_was_reached_before_a_source_failed_is_in_the_results(
+        self, broker: InMemoryBroker, *, is_async: bool
+    ) -> None:
+        numbers = failing(LookupError("source"), broken := asyncio.Event(), is_async=is_async)
+        engine = ExecutionEngine(broker, FANS, max_parallel=1)
+        run = engine.start({"numbers": numbers}, items=True)
+        with pytest.raises(LookupError, match="source"):
+            await run
+        assert broken.is_set()
+        assert run.status == "failed"
+        assert run.results == {"abs[0]": 0, "abs[1]": 1}
+
+    @pytest.mark.parametrize("is_async", [True, False])
+    @pytest.mark.parametrize("how", ["awaits", "reads", "streams", "many", "map"])
+    async def test_a_source_that_was_cancelled_itself_cancels_neither_the_run_nor_its_reader(
+        self, broker: InMemoryBroker, how: str, *, is_async: bool
+    ) -> None:
+        numbers = failing(
+            asyncio.CancelledError(),
+            asyncio.Event(),
+            is_async=is_async,
+            wrap=(lambda number: {"number": number}) if how == "many" else int,
+        )
+        one = DAGBuilder().node(abs, inputs=["number"]).build()
+        engine = ExecutionEngine(broker, one if how == "many" else FANS, max_parallel=1)
+        stream: Any
+        if how == "map":
+            stream = await MapReduce.map(broker, abs, numbers)
+        elif how == "many":
+            stream = engine.execute_many(numbers)
+        elif how == "streams":
+            stream = engine.execute_async({"numbers": numbers})
+        else:
+            stream = engine.start({"numbers": numbers})
+        with pytest.raises(RunError, match="raised CancelledError") as caught:
+            if how == "awaits":
+                await stream
+            else:
+                async for _ in stream:
+                    pass
+        assert not isinstance(caught.value, RunCancelledError)
+        assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+        if isinstance(stream, RunHandle):
+            assert stream.status == "failed"
+            assert stream.results == caught.value.results == {"abs[0]": 0, "abs[1]": 1}
 
 
 class TestEvents:
