@@ -28,7 +28,7 @@ BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```"
 FENCE = re.compile(r"^ *```(?P<language>.+)$", re.MULTILINE)
 SHELL = {  # pages with commands, and what runs these
     "README.md": "tests/test_first_stream.py, tests/cli/test_page.py",
-    "benchmarks.md": "nothing: they take a quarter of an hour",
+    "benchmarks.md": "nothing: they take half an hour",
     "cli.md": "tests/cli/test_page.py, tests/cli/test_serving.py",
     "deploying.md": "tests/test_production_page.py, which only reads them",
     "distributed.md": "tests/distributed/test_examples.py",
