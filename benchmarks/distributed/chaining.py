@@ -14,13 +14,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask
 from taskiq_redis import RedisStreamBroker
 
 from benchmarks.distributed.engine import engine_broker
-from benchmarks.distributed.hand_written import ID_LENGTH, channel_of, hand_broker, value_of
+from benchmarks.distributed.hand_written import ID_LENGTH, hand_broker, subscribed, value_of
 from benchmarks.distributed.streams import address
 from benchmarks.sleeps import LIMIT, STAGES, seconds_of
 from taskiq_flow import DAG, DAGBuilder
@@ -118,11 +117,5 @@ async def by_hand(url: str, queue: str) -> AsyncIterator[tuple[Task, PubSub]]:
     """The loop's task, and where its results are published."""
     broker = hand_broker(url, queue)
     task = register(broker)
-    await broker.startup()
-    try:
-        async with Redis.from_url(url) as client, client.pubsub() as pubsub:
-            await pubsub.subscribe(channel_of(queue))
-            await pubsub.get_message(timeout=None)  # says that it is subscribed
-            yield task, pubsub
-    finally:
-        await broker.shutdown()
+    async with subscribed(broker, url, queue) as pubsub:
+        yield task, pubsub

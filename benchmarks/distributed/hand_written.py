@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from taskiq import TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
@@ -94,16 +95,23 @@ async def run_by_hand(
 
 
 @contextlib.asynccontextmanager
-async def by_hand(url: str, queue: str) -> AsyncIterator[Callable[[Shape], Contestant]]:
-    """Gives runs of shapes by the loop: broker, task and subscription are there beforehand."""
-    broker = hand_broker(url, queue)
-    task = no_op(broker)
+async def subscribed(broker: RedisStreamBroker, url: str, queue: str) -> AsyncIterator[PubSub]:
+    """Start a loop's broker, and listen to what is published of its results."""
     await broker.startup()
     try:
         async with Redis.from_url(url) as client, client.pubsub() as pubsub:
             await pubsub.subscribe(channel_of(queue))
             await pubsub.get_message(timeout=None)  # says that it is subscribed
-            published = (message["data"] async for message in pubsub.listen())
-            yield lambda shape: lambda: run_by_hand(published, task, shape)
+            yield pubsub
     finally:
         await broker.shutdown()
+
+
+@contextlib.asynccontextmanager
+async def by_hand(url: str, queue: str) -> AsyncIterator[Callable[[Shape], Contestant]]:
+    """Gives runs of shapes by the loop: broker, task and subscription are there beforehand."""
+    broker = hand_broker(url, queue)
+    task = no_op(broker)
+    async with subscribed(broker, url, queue) as pubsub:
+        published = (message["data"] async for message in pubsub.listen())
+        yield lambda shape: lambda: run_by_hand(published, task, shape)

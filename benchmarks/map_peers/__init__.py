@@ -5,9 +5,9 @@ Every one of them is optional: a system that is not installed is named as such a
 
 from __future__ import annotations
 
-import importlib
 from typing import Protocol
 
+from benchmarks.optional import installed_of
 from benchmarks.sleeps import Sleeps, Taken
 
 NAMES = ("pipefunc", "dask_threaded", "dask_distributed", "langgraph", "prefect")
@@ -28,13 +28,4 @@ class MapPeer(Protocol):
 
 def installed(names: tuple[str, ...] = NAMES) -> tuple[list[MapPeer], list[str]]:
     """The peers that can be imported, and the names of those that cannot."""
-    present: list[MapPeer] = []
-    absent: list[str] = []
-    for name in names:
-        try:
-            peer: type[MapPeer] = importlib.import_module(f"benchmarks.map_peers.{name}_peer").Peer
-        except ImportError:
-            absent.append(name)
-        else:
-            present.append(peer())
-    return present, absent
+    return installed_of(__name__, names)

@@ -86,7 +86,7 @@ class MappedRun(Run):
 
     def read_ahead(self, count: int) -> None:
         """As of any run. With fewer of them there may be more room."""
-        is_less = count < self.stream.ahead
+        is_less = count < self.stream.read_ahead
         super().read_ahead(count)
         if is_less and self._room.waits_for_reader:
             self._look_after_reading()

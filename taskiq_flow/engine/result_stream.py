@@ -24,7 +24,7 @@ class ResultStream:
         self._error: BaseException | None = None
         self._on_end: Callable[[BaseException | None], None] | None = None
         self.unread: deque[tuple[Any, Any]] = deque()
-        self.ahead = 0
+        self.read_ahead = 0
         """Results that the reader has taken for somebody who has not asked for them yet."""
         self.put: Callable[[tuple[Any, Any]], object] = self.unread.append
         """``deliver``, of a pair of a run that is not over."""
@@ -90,7 +90,7 @@ class ResultStream:
     def __len__(self) -> int:
         # As ``held_back`` without its call: the room of elements asks once for each of them.
         held_back = 0 if self._log is None else self._log.undelivered
-        return len(self.unread) + self.ahead + held_back
+        return len(self.unread) + self.read_ahead + held_back
 
     @property
     def held_back(self) -> int:

@@ -171,7 +171,7 @@ class Run:
 
     def read_ahead(self, count: int) -> None:
         """So many results were taken for a reader who has not asked for them yet."""
-        self.stream.ahead = count
+        self.stream.read_ahead = count
 
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.

@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import statistics
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
 
+from benchmarks.sleeps import LIMIT, STAGES, bound, drawn
 from taskiq_flow import DAGBuilder, ExecutionEngine, MapReduce, RunCancelledError
 from tests.virtual_clock import virtual_loop, virtually
 
-STAGES, LIMIT = 3, 32
 
-
-@dataclass
 class Stages:
-    """Tasks that sleep for log-normal times with a mean of 1 s and a deviation of 0.5 (sigma)."""
+    """Tasks that sleep for a second on average, as those of the benchmarks do."""
 
-    seed: int
-    items: int
-    alive: Counter[int] = field(default_factory=Counter)
-    most_alive: int = 0
-
-    def __post_init__(self) -> None:
-        chance = random.Random(self.seed)
-        self.seconds = [
-            [chance.lognormvariate(-0.125, 0.5) for _ in range(self.items)] for _ in range(STAGES)
-        ]
+    def __init__(self, seed: int, items: int) -> None:
+        self.items = items
+        self.seconds = drawn(seed, items, 1.0)
         self.chains: list[float] = [sum(each) for each in zip(*self.seconds, strict=True)]
         self.tasks = [self._task(number) for number in range(STAGES)]
-
-    @property
-    def bound(self) -> float:
-        """The least seconds that all of them can take."""
-        return max(sum(self.chains) / LIMIT, *self.chains)
+        self.alive: set[int] = set()
+        self.most_alive = 0
 
     def _task(self, number: int) -> Any:
         async def task(item: int) -> int:
             if number == 0:
-                self.alive[item] += 1
+                self.alive.add(item)
                 self.most_alive = max(self.most_alive, len(self.alive))
             await asyncio.sleep(self.seconds[number][item])
             if number == STAGES - 1:
-                del self.alive[item]
+                self.alive.remove(item)
             return item
 
         return task
@@ -92,7 +77,7 @@ async def test_maps_in_a_chain_take_little_longer_than_they_must(
     for seed in range(sets):
         stages = Stages(seed, items)
         took, first = await stages.chained()
-        over_bound.append(took / stages.bound)
+        over_bound.append(took / bound(stages.chains))
         if items > 2 * LIMIT:  # else the last ones begin before any other goes on
             assert first == pytest.approx(1.0)
         assert stages.most_alive <= 2 * LIMIT
