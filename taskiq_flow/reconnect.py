@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import ssl
@@ -10,6 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+from taskiq_flow.errors import ServerUnreachableError
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -134,6 +137,23 @@ async def _until_cancelled(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, 
         except StopAsyncIteration:
             return
         yield item
+
+
+@contextlib.contextmanager
+def telling_who_is_away(what: str, served: object, is_outage: IsOutage) -> Iterator[None]:
+    """Raise ``ServerUnreachableError`` in place of an outage that was waited for in vain.
+
+    ``what``: has failed by it. ``served``: the broker or the result backend.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not may_pass(error, is_outage):
+            raise
+        raise ServerUnreachableError(
+            f"{what}, as the server of {type(served).__name__} was away for {OUTAGE_TIMEOUT:g} s: "
+            f"{text_of(error)}"
+        ) from error
 
 
 def text_of(error: BaseException) -> str:

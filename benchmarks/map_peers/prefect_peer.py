@@ -22,9 +22,9 @@ os.environ |= {
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
 
-from prefect import Flow, task  # noqa: E402
-from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+from prefect import Flow, task  # noqa: E402 - behind its settings
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402 - behind its settings
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402 - behind its settings
 
 
 class Peer:

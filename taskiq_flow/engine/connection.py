@@ -20,11 +20,10 @@ from taskiq_flow.errors import (
     ConfigurationError,
     FormatterWarning,
     PollingWarning,
-    ServerUnreachableError,
     warn,
 )
 from taskiq_flow.middleware import FlowMiddleware
-from taskiq_flow.reconnect import OUTAGE_TIMEOUT, may_pass, retry_through_outage, text_of
+from taskiq_flow.reconnect import retry_through_outage, telling_who_is_away
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, LABEL, TELL_IN_TIME
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
@@ -189,15 +188,8 @@ def _lasting(kick: Kick, broker: AsyncBroker) -> Kick:
     async def kick_until_taken(message: BrokerMessage) -> None:
         # A broker that was cut off may have taken the message: then it comes twice, and the task
         # is executed twice, but its result is taken once.
-        try:
+        with telling_who_is_away("the task was not sent", broker, is_outage):
             await retry_through_outage(partial(kick, message), waits, "tasks cannot be sent yet")
-        except Exception as error:
-            if not may_pass(error, is_outage):
-                raise
-            raise ServerUnreachableError(
-                f"the task was not sent, as the server of {type(broker).__name__} was away for "
-                f"{OUTAGE_TIMEOUT:g} s: {text_of(error)}"
-            ) from error
 
     return kick_until_taken
 

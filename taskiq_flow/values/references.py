@@ -10,12 +10,11 @@ from typing import Any
 
 from taskiq import AsyncResultBackend, TaskiqResult
 
-from taskiq_flow.errors import ResultUnavailableError, SerializationError, ServerUnreachableError
+from taskiq_flow.errors import ResultUnavailableError, SerializationError
 from taskiq_flow.reconnect import (
-    OUTAGE_TIMEOUT,
     IsOutage,
-    may_pass,
     retry_through_outage,
+    telling_who_is_away,
     text_of,
 )
 from taskiq_flow.transport.notice import ALWAYS
@@ -136,19 +135,12 @@ async def read_result(
     backend raises.
     """
     is_outage = outages_of(backend)
-    try:
+    with telling_who_is_away(f"the result of task {task_id!r} cannot be read", backend, is_outage):
         result = await retry_through_outage(
             lambda: stored_result(backend, task_id, return_type, wire),
             is_outage,
             "results cannot be read yet",
         )
-    except Exception as error:
-        if not may_pass(error, is_outage):
-            raise
-        raise ServerUnreachableError(
-            f"the result of task {task_id!r} cannot be read, as the server of "
-            f"{type(backend).__name__} was away for {OUTAGE_TIMEOUT:g} s: {text_of(error)}"
-        ) from error
     result.raise_for_error()  # which may look like an outage, and is none
     return result.return_value
 
